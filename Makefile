@@ -1,0 +1,44 @@
+# Needs Python >= 3.11 with its venv module and nothing else; everything goes into one environment.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The first interpreter that is new enough and can make an environment. Override: make demo PYTHON=...
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+.PHONY: demo test lint lock clean
+.DELETE_ON_ERROR:
+.PRECIOUS: $(VENV)/.installed-%
+
+demo: $(VENV)/.installed-demo
+	@mkdir -p demo
+	@$(BIN)/hsd demo -o demo/result.png
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Stamps: made once, and again only when what is to be installed has changed.
+$(VENV)/.installed-%: pyproject.toml requirements.lock | $(VENV)/.made
+	@echo "Installing hsd-jax[$*] into $(VENV)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[$*]'
+	@touch $@
+
+$(VENV)/.made:
+	@$(or $(PYTHON),false) -c '$(USABLE)' || { \
+		echo "Needs Python >= 3.11 with its venv module; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# Newest versions within pyproject's ranges, for every Python that it allows.
+lock: $(VENV)/.made
+	$(BIN)/python -m pip install -qq --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra test --extra web \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis
