@@ -1,0 +1,198 @@
+"""Building blocks that the autoencoder and the UNet share, NHWC.
+
+Parameter trees follow CompVis latent-diffusion (`model.py`, `openaimodel.py`, `util.py`) one tensor
+for one tensor, so that importing its checkpoints only renames and transposes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from hsd_jax.models.conv import Conv
+
+VAE_EPS = 1e-6  # `Normalize` in model.py
+UNET_EPS = 1e-5  # `GroupNorm32` in util.py keeps torch's default
+
+
+def fitting_groups(channels: int, num_groups: int = 32) -> int:
+    """The largest divisor of `channels` that is at most `num_groups`.
+
+    It is 32 wherever CompVis' networks are defined (channels in multiples of 32); narrower networks
+    are our addition.
+    """
+    return next(g for g in range(min(num_groups, channels), 0, -1) if channels % g == 0)
+
+
+def average_pool(x: jax.Array, factor: int) -> jax.Array:
+    """Means of `factor` x `factor` tiles: `[B, H, W, C]` -> `[B, H / factor, W / factor, C]`.
+
+    With factor 2 this is exactly torch's bilinear x 0.5 (no antialias), which
+    `jax.image.resize` with its default antialias is not.
+
+    Raises:
+      ValueError: H or W is no multiple of `factor`.
+    """
+    b, h, w, c = x.shape
+    if h % factor or w % factor:
+        raise ValueError(
+            f"a {h} x {w} image cannot be reduced by {factor}: pad it to a multiple of {factor}"
+        )
+    return x.reshape(b, h // factor, factor, w // factor, factor, c).mean(axis=(2, 4))
+
+
+def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+    """`[B, H, W, C]` -> `[B, H / patch, W / patch, patch**2 * C]`, channels (row, column, C)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
+    """The inverse of `space_to_depth`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, patch, patch, c // patch**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * patch, w * patch, c // patch**2)
+
+
+def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10000.0) -> jax.Array:
+    """Sinusoids of the diffusion step: `[B]` int or float -> `[B, dim]` float32.
+
+    Order `[cos, sin]` with frequencies `max_period ** (-i / (dim // 2))`, as in CompVis' UNet
+    (`util.py`); its `model.py` has another order and another exponent. An odd `dim` ends in a zero.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with statistics in float32.
+
+    Attributes:
+      eps: added to the variance; `VAE_EPS` or `UNET_EPS`, which differ.
+      num_groups: wanted groups; narrow inputs take `fitting_groups`.
+      dtype: type of the result, None for float32.
+    """
+
+    eps: float
+    num_groups: int = 32
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` -> the same shape."""
+        b, _, _, c = x.shape
+        scale = self.param("scale", nn.initializers.ones_init(), (c,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (c,), jnp.float32)
+        groups = fitting_groups(c, self.num_groups)
+
+        def group_mean(values: jax.Array) -> jax.Array:
+            # Channels stay the minor axis of the large reduction; only [B, C] is regrouped.
+            means = values.mean(axis=(1, 2)).reshape(b, groups, c // groups)
+            means = jnp.broadcast_to(means.mean(axis=-1, keepdims=True), means.shape)
+            return means.reshape(b, 1, 1, c)
+
+        x = x.astype(jnp.float32)
+        centred = x - group_mean(x)
+        gain = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.eps) * scale[None, None, None]
+        return (centred * gain + bias[None, None, None]).astype(self.dtype or jnp.float32)
+
+
+class ResBlock(nn.Module):
+    """norm, swish, conv, norm, swish, dropout, conv, plus the input (`ResnetBlock`, model.py).
+
+    Attributes:
+      features: output channels; a 1 x 1 `nin_shortcut` fits the input to them where they differ.
+      dropout: rate, active only with `train`.
+      dtype: compute type, None for float32.
+    """
+
+    features: int
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """`[B, H, W, C]` -> `[B, H, W, features]`."""
+        h = nn.swish(GroupNorm(VAE_EPS, dtype=self.dtype, name="norm1")(x))
+        h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
+        h = nn.swish(GroupNorm(VAE_EPS, dtype=self.dtype, name="norm2")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, kernel_size=1, dtype=self.dtype, name="nin_shortcut")(x)
+        return x + h
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions, with a residual (`AttnBlock`, model.py)."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` -> the same shape."""
+        b, h, w, c = x.shape
+        y = GroupNorm(VAE_EPS, dtype=self.dtype, name="norm")(x)
+        q, k, v = (
+            Conv(c, kernel_size=1, dtype=self.dtype, name=name)(y).reshape(b, h * w, 1, c)
+            for name in ("q", "k", "v")
+        )
+        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        return x + Conv(c, kernel_size=1, dtype=self.dtype, name="proj_out")(y)
+
+
+def split_heads(
+    qkv: jax.Array, num_heads: int, legacy: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`[B, T, 3 * C]` -> q, k, v, each `[B, T, num_heads, C / num_heads]`.
+
+    `legacy` cuts the channels into heads first and each head into q, k, v (`QKVAttentionLegacy`,
+    openaimodel.py, what the released checkpoints use); otherwise q, k, v first (`QKVAttention`).
+    """
+    b, length, width = qkv.shape
+    dim = width // (3 * num_heads)
+    if legacy:
+        q, k, v = jnp.split(qkv.reshape(b, length, num_heads, 3 * dim), 3, axis=-1)
+    else:
+        parts = qkv.reshape(b, length, 3, num_heads, dim)
+        q, k, v = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+    return q, k, v
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head self-attention over all positions, with a residual (openaimodel.py).
+
+    Attributes:
+      num_heads: heads; must divide the channels.
+      legacy: order of the channels of `qkv`, see `split_heads`.
+      dtype: compute type, None for float32.
+    """
+
+    num_heads: int
+    legacy: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` -> the same shape.
+
+        Raises:
+          ValueError: C is no multiple of `num_heads`.
+        """
+        b, h, w, c = x.shape
+        if c % self.num_heads:
+            raise ValueError(
+                f"{c} channels do not split into {self.num_heads} heads: "
+                "choose num_heads or num_head_channels that divide them"
+            )
+        y = GroupNorm(UNET_EPS, dtype=self.dtype, name="norm")(x)
+        qkv = Conv(3 * c, kernel_size=1, dtype=self.dtype, name="qkv")(y)
+        q, k, v = split_heads(qkv.reshape(b, h * w, 3 * c), self.num_heads, self.legacy)
+        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        zeros = nn.initializers.zeros_init()
+        return x + Conv(c, 1, dtype=self.dtype, kernel_init=zeros, name="proj_out")(y)

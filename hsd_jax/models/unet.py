@@ -1,0 +1,210 @@
+"""The denoiser eps_theta(z_t, t, s): a UNet over latents with the condition in its channels.
+
+HS-Diffusion (arXiv 2212.06458, section 3.1) gives no sizes; the defaults are CompVis
+latent-diffusion's `semantic_synthesis256` (`UNetModel`, openaimodel.py), the nearest published
+network. Where CompVis numbers the parts of a `Sequential`, ours have names; one for one:
+`in_layers.0/2` norm1, conv1; `emb_layers.1` emb_proj; `out_layers.0/3` norm2, conv2;
+`time_embed.0/2` time_embed_0, time_embed_2; `out.0/2` norm_out, conv_out; `input_blocks.I.J`
+input_blocks_I_J (so middle_block, output_blocks), without the inner `op` or `conv` of resamplers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Num
+
+from hsd_jax.models.blocks import (
+    UNET_EPS,
+    AttentionBlock,
+    GroupNorm,
+    average_pool,
+    timestep_embedding,
+)
+from hsd_jax.models.conv import Conv, UpsampleConv, upsample_nearest
+
+_ZEROS = nn.initializers.zeros_init()
+
+
+class TimestepResBlock(nn.Module):
+    """Residual block that is told the diffusion step (`ResBlock`, openaimodel.py).
+
+    Attributes:
+      features: output channels; a 1 x 1 `skip_connection` fits the input to them where they differ.
+      dropout: rate, active only with `train`.
+      scale_shift: the step's embedding scales and shifts after the second norm, instead of being
+        added before it.
+      resample: "up" (nearest x 2) or "down" (2 x 2 means) inside the block, or None.
+      dtype: compute type, None for float32.
+    """
+
+    features: int
+    dropout: float = 0.0
+    scale_shift: bool = False
+    resample: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+        """`[B, H, W, C]`, `[B, E]` -> `[B, H', W', features]`."""
+        h = nn.swish(GroupNorm(UNET_EPS, dtype=self.dtype, name="norm1")(x))
+        if self.resample == "up":
+            h, x = upsample_nearest(h), upsample_nearest(x)
+        elif self.resample == "down":
+            h, x = average_pool(h, 2), average_pool(x, 2)
+        h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
+        width = 2 * self.features if self.scale_shift else self.features
+        emb = nn.Dense(width, name="emb_proj")(nn.swish(emb)).astype(h.dtype)[:, None, None]
+        norm2 = GroupNorm(UNET_EPS, dtype=self.dtype, name="norm2")
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = norm2(h) * (1 + scale) + shift
+        else:
+            h = norm2(h + emb)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
+        h = Conv(self.features, dtype=self.dtype, kernel_init=_ZEROS, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, kernel_size=1, dtype=self.dtype, name="skip_connection")(x)
+        return x + h
+
+
+class UNet(nn.Module):
+    """eps_theta; the number of input channels is that of z and s together.
+
+    Attributes:
+      out_channels: channels of eps, those of z.
+      model_channels: channels of the first level.
+      channel_mult: multiples of `model_channels`, one a level; every level but the last halves.
+      num_res_blocks: residual blocks a level (one more on the way up).
+      attention_factors: downsampling factors (1, 2, 4, ...) whose levels attend after every block.
+        CompVis calls them `attention_resolutions`; its semantic_synthesis256 names 8, 16, 32, which
+        its three levels never reach, so only the middle attends.
+      mid_attention: attention in the middle (CompVis: always).
+      num_heads: heads of every attention, unless `num_head_channels` is positive.
+      num_head_channels: channels a head, or -1 to go by `num_heads`.
+      use_scale_shift_norm: see `TimestepResBlock.scale_shift`.
+      resblock_updown: resamples inside residual blocks instead of by convolutions.
+      legacy_attention: order of the channels of qkv, see `blocks.split_heads`.
+      dropout: rate inside residual blocks, active only with `train`.
+      dtype: compute type, None for float32; the step's embedding, the last norm and the last
+        convolution are float32 always.
+    """
+
+    out_channels: int = 3
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 4, 8)
+    num_res_blocks: int = 2
+    attention_factors: tuple[int, ...] = ()
+    mid_attention: bool = True
+    num_heads: int = 8
+    num_head_channels: int = -1
+    use_scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    legacy_attention: bool = True
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "b h w c"],
+        t: Num[Array, " b"],
+        s: Float[Array, "b h w k"] | None,
+        train: bool = False,
+    ) -> Float[Array, "b h w c"]:
+        """Predicted noise.
+
+        Args:
+          z: `[B, h, w, C]` noisy latents; h and w multiples of `2 ** (len(channel_mult) - 1)`.
+          t: `[B]` diffusion steps, int or float, 0 to 999 for the paper's schedule.
+          s: `[B, h, w, K]` condition, concatenated to z; None for an unconditional network.
+          train: activates dropout (needs the rng "dropout" where the rate is not 0).
+
+        Returns:
+          eps `[B, h, w, out_channels]` float32.
+
+        Raises:
+          ValueError: h or w does not halve evenly at every level.
+        """
+        multiple = 2 ** (len(self.channel_mult) - 1)
+        if z.shape[1] % multiple or z.shape[2] % multiple:
+            raise ValueError(
+                f"latents of {z.shape[1]} x {z.shape[2]} cannot be denoised: "
+                f"their sides must be multiples of {multiple}"
+            )
+        emb = self._embed(t)
+        h = z if s is None else jnp.concatenate([z, s.astype(z.dtype)], axis=-1)
+        h = Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")(h)
+        h, skips = self._down(h, emb, train)
+        h = self._res(h.shape[-1], "middle_block_0")(h, emb, train)
+        if self.mid_attention:
+            h = self._attention(h, "middle_block_1")
+        h = self._res(h.shape[-1], "middle_block_2")(h, emb, train)
+        h = self._up(h, skips, emb, train)
+        h = nn.swish(GroupNorm(UNET_EPS, name="norm_out")(h))
+        return Conv(self.out_channels, kernel_init=_ZEROS, name="conv_out")(h)
+
+    def _embed(self, t: jax.Array) -> jax.Array:
+        width = 4 * self.model_channels
+        emb = timestep_embedding(t, self.model_channels)
+        emb = nn.swish(nn.Dense(width, name="time_embed_0")(emb))
+        return nn.Dense(width, name="time_embed_2")(emb)
+
+    def _res(self, features: int, name: str, resample: str | None = None) -> TimestepResBlock:
+        return TimestepResBlock(
+            features, self.dropout, self.use_scale_shift_norm, resample, self.dtype, name=name
+        )
+
+    def _attention(self, h: jax.Array, name: str) -> jax.Array:
+        heads = self.num_heads
+        if self.num_head_channels > 0:
+            if h.shape[-1] % self.num_head_channels:
+                raise ValueError(
+                    f"{h.shape[-1]} channels do not split into heads of {self.num_head_channels}: "
+                    "choose num_head_channels that divides every attending level"
+                )
+            heads = h.shape[-1] // self.num_head_channels
+        return AttentionBlock(heads, self.legacy_attention, self.dtype, name=name)(h)
+
+    def _down(
+        self, h: jax.Array, emb: jax.Array, train: bool
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """The way down; every output is kept for the way up."""
+        skips = [h]
+        for level, mult in enumerate(self.channel_mult):
+            for _ in range(self.num_res_blocks):
+                block = f"input_blocks_{len(skips)}"
+                h = self._res(self.model_channels * mult, f"{block}_0")(h, emb, train)
+                if 2**level in self.attention_factors:
+                    h = self._attention(h, f"{block}_1")
+                skips.append(h)
+            if level < len(self.channel_mult) - 1:
+                name = f"input_blocks_{len(skips)}_0"
+                if self.resblock_updown:
+                    h = self._res(h.shape[-1], name, "down")(h, emb, train)
+                else:
+                    # Padding on all sides, unlike the autoencoder's.
+                    h = Conv(h.shape[-1], stride=2, dtype=self.dtype, name=name)(h)
+                skips.append(h)
+        return h, skips
+
+    def _up(
+        self, h: jax.Array, skips: list[jax.Array], emb: jax.Array, train: bool
+    ) -> jax.Array:
+        total = len(skips)
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            for i in range(self.num_res_blocks + 1):
+                block = f"output_blocks_{total - len(skips)}"
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._res(self.model_channels * mult, f"{block}_0")(h, emb, train)
+                attends = 2**level in self.attention_factors
+                if attends:
+                    h = self._attention(h, f"{block}_1")
+                if level > 0 and i == self.num_res_blocks:
+                    name = f"{block}_{1 + attends}"
+                    if self.resblock_updown:
+                        h = self._res(h.shape[-1], name, "up")(h, emb, train)
+                    else:
+                        h = UpsampleConv(h.shape[-1], dtype=self.dtype, name=name)(h)
+        return h
