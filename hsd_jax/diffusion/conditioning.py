@@ -1,0 +1,54 @@
+"""What the UNet sees beside z_t: the layout's stem and, in our own nets, the known latents.
+
+The paper's condition is s = tau_theta(l) alone (section 3.1); what is known of the result reaches
+the UNet only through the mixing, as noisy as z_t. Our embedded nets are small and trained on few
+pictures: they are also given the clean known latents and where they are (as inpainting latent
+diffusion models are), which ties the colours of neck, cloth and background to the photo from the
+first step on. It is a field of the released net, `known`; without it this file is the paper.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hsd_jax.diffusion.schedule import Predict
+
+
+def condition_of(
+    stem: nn.Module,
+    params: Any,
+    onehot: Float[Array, "b H W k"],
+    latents: Float[Array, "b h w c"] | None = None,
+    known: Float[Array, "b h w 1"] | None = None,
+) -> Float[Array, "b h w s"]:
+    """The condition s.
+
+    Args:
+      stem: tau_theta (`SpatialRescaler`), with its parameters.
+      params: of the stem.
+      onehot: the layout, at the picture's size.
+      latents: what is known, normalised; read only where `known` is 1. None: the paper's condition.
+      known: 0/1 mask at the latents' size.
+
+    Returns:
+      tau(l), followed by the masked latents and the mask when they are given.
+    """
+    s = stem.apply({"params": params}, onehot)
+    assert isinstance(s, jax.Array)
+    if latents is None or known is None:
+        return s
+    return jnp.concatenate([s, latents * known, known], axis=-1)
+
+
+def predictor(unet: nn.Module, params: Any, s: Float[Array, "b h w s"]) -> Predict:
+    """`predict(z, t) -> output` with the condition bound in."""
+
+    def predict(z: Array, t: Array) -> Array:
+        output = unet.apply({"params": params}, z, t, s)
+        assert isinstance(output, jax.Array)
+        return output
+
+    return predict
