@@ -1,0 +1,106 @@
+"""The embedded weights: four small nets for a laptop, trained on half-body pictures of 256 px.
+
+    python -m data.build halfbody --source PICTURES --out data_built
+    python -m hsd_jax.train --config configs/embedded.py:parser --workdir runs/parser
+    python -m hsd_jax.train --config configs/embedded.py:autoencoder --workdir runs/autoencoder
+    python -m hsd_jax.training.latents --weights runs/autoencoder/weights \\
+        --data data_built --out data_built/latents
+    python -m hsd_jax.train --config configs/embedded.py:layout --workdir runs/layout
+    python -m hsd_jax.train --config configs/embedded.py:diffusion --workdir runs/diffusion
+
+`--config.data.dir` says where the built data lie. Hardware, cost and figures: MODEL_CARD.md.
+"""
+
+from ml_collections import ConfigDict
+
+PARTS = ("parser", "autoencoder", "layout", "diffusion")
+
+
+def _base() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.labels = "halfbody9"
+    config.init_from = ""  # a folder or name of released weights to start from
+    config.ema = 0.999
+    config.keep = 2  # newest checkpoints that stay
+    config.log_every = 50
+    config.save_every = 250
+    config.eval_every = 1000
+    config.eval_batch_size = 16
+    config.optimizer = ConfigDict(
+        dict(
+            learning_rate=5e-4, warmup=200, decay="cosine", b1=0.9, b2=0.99, weight_decay=1e-4,
+            clip=1.0,
+        )
+    )
+    config.data = ConfigDict(dict(dir="data_built", sources=(), test_sources=()))
+    return config
+
+
+def _parser(config: ConfigDict) -> None:
+    config.steps, config.batch_size = 6000, 16
+    config.model = ConfigDict(dict(widths=(64, 128, 192, 192), depths=(1, 2, 2, 2)))
+    config.loss = ConfigDict(
+        dict(
+            class_weights=dict(
+                background=1.0, hair=1.5, face=1.5, neck=2.5, clothes=1.0, skin=1.5, hat=3.0,
+                glasses=3.0, accessory=1.0,
+            )
+        )
+    )
+    config.data.update(
+        dict(
+            size=192, scale=(0.3, 1.5), backdrop=0.35,
+            # Automatic labels call arms clothes: there the two count as one.
+            trusted=("ccp_gt",), merged=("clothes", "skin", "accessory"),
+        )
+    )
+    config.data.test_sources = ("ccp_gt",)
+
+
+def _autoencoder(config: ConfigDict) -> None:
+    config.steps, config.batch_size = 6000, 8
+    config.optimizer.learning_rate = 4e-4
+    config.model = ConfigDict(
+        dict(
+            kind="kl", embed_dim=4, z_channels=4, ch=128, ch_mult=(1,), num_res_blocks=2, patch=4,
+            mid_attention=False,
+        )
+    )
+    config.loss = ConfigDict(dict(detail=0.5, regulariser=1e-7))
+    config.data.update(dict(size=128, scale=(0.6, 1.3), backdrop=0.1))
+
+
+def _layout(config: ConfigDict) -> None:
+    config.steps, config.batch_size = 4000, 16
+    config.optimizer.learning_rate = 1e-3
+    config.model = ConfigDict(dict(preset="small", width=1.0, norm="group"))
+    config.discriminator = ConfigDict(dict(ndf=32, n_layers=3, norm="group"))
+    config.loss = ConfigDict(dict(logits=1.0, adversarial=0.0))
+    config.data.update(dict(size=64, scale=(0.2, 0.32)))
+    config.data.test_sources = ("ccp_gt",)
+
+
+def _diffusion(config: ConfigDict) -> None:
+    config.steps, config.batch_size = 8000, 16
+    config.optimizer.update(dict(learning_rate=5e-4, warmup=300))
+    config.model = ConfigDict(
+        dict(
+            model_channels=64, channel_mult=(1, 2, 4), num_res_blocks=1, num_head_channels=64,
+            dropout=0.05,
+        )
+    )
+    config.condition = ConfigDict(dict(out_channels=9, n_stages=2))
+    config.schedule = ConfigDict(dict(kind="linear", start=0.0015, end=0.0205))
+    config.loss = ConfigDict(dict(prediction="v", known=True, known_weight=0.1))
+    config.data.update(dict(latents="data_built/latents", window=32, cover=0.5))
+
+
+def get_config(part: str) -> ConfigDict:
+    """The config of one of the four nets."""
+    if part not in PARTS:
+        raise ValueError(f"no embedded config {part!r}: use one of {', '.join(PARTS)}")
+    config = _base()
+    config.task = part
+    globals()[f"_{part}"](config)
+    return config

@@ -1,0 +1,1 @@
+"""Training: one pure step a task, one loop, checkpoints that resume to the bit."""

@@ -1,0 +1,231 @@
+"""Batches from a built data set: random access, the same for any number of processes.
+
+The chain is Grain's `MapDataset`: shuffle and repeat the indices, load and transform each example
+with its own generator, and only then take this process's slice and batch. So batch k is the same
+set of examples, with the same augmentation, on 1, 2 or 4 processes, and it can be asked for by its
+number: the position in the data is the training step, and no iterator state is stored.
+
+    source = load_source(data_dir, "train", cache=True)
+    batches = make_dataset(source, seed=0, batch_size=32, transform=transform, start_step=step)
+    batch = next(batches)
+
+Reading uses threads in this process. An example is a dict with `image` (uint8 H x W x 3), `layout`
+(uint8 H x W), `source` (str) and, when asked for, `partner`: the layout of another picture, drawn
+uniformly, for head-cover (HS-Diffusion, arXiv 2212.06458, section 3.2).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+Example = dict[str, Any]
+Batch = dict[str, np.ndarray]
+Transform = Callable[[Example, np.random.Generator], dict[str, np.ndarray]]
+
+READ_THREADS = 2
+PREFETCH_BATCHES = 8
+
+
+class Source(Sequence[Example]):
+    """Random access to the decoded examples of one split.
+
+    Args:
+        builder: TFDS builder of a data set with features image, layout and source.
+        split: "train", "test" or a slice of one, such as "train[:10%]".
+        cache: decode everything now and keep it as uint8 arrays (H * W * 4 bytes an example).
+    """
+
+    def __init__(self, builder: Any, split: str, cache: bool = False):
+        skip = {name: tfds.decode.SkipDecoding() for name in ("image", "layout")}
+        self._records = builder.as_data_source(split, decoders=skip)
+        self._features = builder.info.features
+        self._decoded: list[Example] | None = None
+        if cache:
+            with ThreadPoolExecutor(READ_THREADS) as pool:
+                self._decoded = list(pool.map(self._decode, range(len(self))))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Example:
+        """Example `index`, 0 <= index < len: a fresh dict of read-only arrays."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return dict(self._decoded[index]) if self._decoded else self._decode(index)
+
+    def layout(self, index: int) -> np.ndarray:
+        """The layout of example `index` alone, uint8 H x W; its image is not decoded."""
+        if self._decoded:
+            return self._decoded[index]["layout"]
+        return self._decode_layout(self._records[index])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Where each example comes from: its `source` field, in order."""
+        if self._decoded:
+            return [example["source"] for example in self._decoded]
+        return [self._records[i]["source"].decode() for i in range(len(self))]
+
+    def _decode(self, index: int) -> Example:
+        record = self._records[index]
+        image = self._features["image"].decode_example_np(record["image"])
+        image.setflags(write=False)
+        layout = self._decode_layout(record)
+        return {"image": image, "layout": layout, "source": record["source"].decode()}
+
+    def _decode_layout(self, record: dict[str, bytes]) -> np.ndarray:
+        layout = self._features["layout"].decode_example_np(record["layout"])[..., 0]
+        layout.setflags(write=False)  # a transform that writes would spoil the cache
+        return layout
+
+
+def load_source(
+    data_dir: str, split: str, *, name: str = "halfbody", cache: bool = False
+) -> Source:
+    """Open data set `name` under `data_dir` (where `python -m data.build` put it).
+
+    The newest version counts. Arguments `split` and `cache` as in `Source`; for small data sets and
+    many epochs, `cache` saves the decoding (0.6 GB for 2,400 pictures of 256 x 256).
+
+    Raises:
+        ValueError: no such data set, or no such split.
+    """
+    built = epath.Path(data_dir).glob(f"{name}/*/dataset_info.json")
+    versions = sorted(built, key=lambda path: tfds.core.Version(path.parent.name))
+    if not versions:
+        raise ValueError(
+            f"no data set {name!r} in {data_dir}; "
+            f"build it: python -m data.build {name} --source DIR --out {data_dir}"
+        )
+    builder = tfds.builder_from_directory(versions[-1].parent)
+    if split.split("[")[0] not in builder.info.splits:
+        raise ValueError(
+            f"no split {split!r} in {builder.data_dir}; use {sorted(builder.info.splits)}"
+        )
+    return Source(builder, split, cache)
+
+
+def make_dataset(
+    source: Source,
+    *,
+    seed: int,
+    batch_size: int,
+    transform: Transform,
+    partner: bool = False,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    sources: tuple[str, ...] | None = None,
+) -> Iterator[Batch]:
+    """Endless shuffled batches of this process, from batch `start_step` on.
+
+    Args:
+        source: the examples; each epoch visits every one once, in a new order.
+        seed: of order, partners and the generators given to `transform`.
+        batch_size: over all processes; each gets batch_size // process_count examples.
+        transform: example and its own generator -> dict of arrays of fixed shapes. It runs in
+            several threads; the example's arrays are read-only.
+        partner: give `transform` the layout of another picture as example["partner"].
+        start_step: index of the first batch; equals skipping that many.
+        process_index: this process, 0 <= process_index < process_count.
+        process_count: how many processes share each batch.
+        sources: use only examples (and partners) with these `source` names.
+
+    Returns:
+        Iterator of dicts of numpy arrays [batch_size // process_count, ...]. It reads ahead in
+        threads; its `close()` stops them.
+
+    Raises:
+        ValueError: batch_size not divisible by process_count, nothing to read, unknown source.
+    """
+    local = _local_size(batch_size, process_index, process_count)
+    load = _Loader(source, _choose(source, sources), transform, partner)
+    dataset = grain.MapDataset.range(len(load.indices)).seed(seed).shuffle().repeat(None)
+    dataset = dataset.random_map(load)[process_index::process_count]
+    dataset = dataset.batch(local, drop_remainder=True)[start_step:]
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(READ_THREADS, PREFETCH_BATCHES)))
+
+
+def eval_batches(
+    source: Source,
+    batch_size: int,
+    transform: Transform,
+    *,
+    seed: int = 0,
+    partner: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    sources: tuple[str, ...] | None = None,
+) -> Iterator[Batch]:
+    """Every example once, in order, in batches of one size, so one compiled step serves them all.
+
+    The last batch is filled up with copies of the last example. Each batch has one more entry,
+    `mask`: float32 [local batch], 1 for an example, 0 for a copy; figures must be weighted by it.
+    An example's generator depends on `seed` and its place in `source` alone, so what `transform`
+    and `partner` make of it does not depend on batch_size, processes or earlier calls.
+
+    Arguments and errors as in `make_dataset`.
+    """
+    _local_size(batch_size, process_index, process_count)
+    load = _Loader(source, _choose(source, sources), transform, partner)
+    return _eval_batches(load, batch_size, seed, process_index, process_count)
+
+
+def _eval_batches(load: "_Loader", batch_size: int, seed: int, p: int, n: int) -> Iterator[Batch]:
+    total = len(load.indices)
+    for start in range(0, total, batch_size):
+        places = range(start + p, start + batch_size, n)
+        examples = []
+        for place in (min(place, total - 1) for place in places):
+            rng = np.random.default_rng((seed, int(load.indices[place])))
+            examples.append(load(place, rng))
+        batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+        yield batch | {"mask": np.array([place < total for place in places], np.float32)}
+
+
+class _Loader:
+    """Position among the chosen examples -> transformed example."""
+
+    def __init__(self, source: Source, indices: np.ndarray, transform: Transform, partner: bool):
+        if partner and len(indices) < 2:
+            raise ValueError(
+                f"partner needs two pictures or more, got {len(indices)}; add pictures"
+            )
+        self.source, self.indices = source, indices
+        self.transform, self.partner = transform, partner
+
+    def __call__(self, place: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        example = self.source[int(self.indices[place])]
+        if self.partner:
+            other = int(rng.integers(len(self.indices) - 1))
+            other += other >= place  # any picture but this one
+            example["partner"] = self.source.layout(int(self.indices[other]))
+        return self.transform(example, rng)
+
+
+def _choose(source: Source, sources: tuple[str, ...] | None) -> np.ndarray:
+    if len(source) == 0:
+        raise ValueError("the split holds no examples; use another or add pictures to it")
+    if sources is None:
+        return np.arange(len(source))
+    unknown = set(sources) - set(source.names)
+    if unknown or not sources:
+        raise ValueError(f"no examples from {sorted(unknown)}; use {sorted(set(source.names))}")
+    return np.flatnonzero(np.isin(source.names, sources))
+
+
+def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size {batch_size} over {process_count} processes; "
+            "use a positive multiple of the number of processes"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index}; use 0 to {process_count - 1}")
+    return batch_size // process_count

@@ -1,0 +1,198 @@
+"""Train the latent diffusion model: eps, x0 or v by L2 (the paper, equation 4), under head-covers.
+
+Examples are windows of cached latents (`hsd_jax.training.latents`): a convolutional UNet that has
+learnt windows at one scale runs on whole pictures of that scale, at a quarter of the cost a picture
+(compare Patch Diffusion, arXiv 2304.12526). `window` = the latents' side is the paper's training.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsd_jax.diffusion.conditioning import condition_of, predictor
+from hsd_jax.diffusion.fusion import fuse
+from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target
+from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
+from hsd_jax.mixing import Regions
+from hsd_jax.models.condition import SpatialRescaler
+from hsd_jax.models.unet import UNet
+from hsd_jax.training import augment
+from hsd_jax.training.latents import LatentSource
+from hsd_jax.training.state import Batch, Params
+from hsd_jax.training.tasks import Example, Part, Ratios, Task
+
+
+def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Dilation by a disc of `radius` pixels, erosion by one of `-radius`."""
+    if radius == 0:
+        return mask
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * abs(radius) + 1,) * 2)
+    return (cv2.dilate if radius > 0 else cv2.erode)(mask, kernel)
+
+
+def hole_of(layout: np.ndarray, partner: np.ndarray, labels: LabelSet, rng: np.random.Generator):
+    """What a swap of this head onto the partner's old place would have to paint, uint8 [H, W].
+
+    The neck, the partner's head with a margin for stray hair, and a band around the own head's
+    outline, but not the own head itself; margins as wide as a swap's or wider, at random.
+    """
+    head = np.isin(layout, labels.head).astype(np.uint8)
+    old_head = np.isin(partner, labels.head).astype(np.uint8)
+    neck = np.isin(layout, labels.neck).astype(np.uint8)
+    inner = _grow(head, -int(rng.integers(0, 5)))
+    outer = _grow(head, int(rng.integers(0, 9)))
+    hole = _grow(old_head, int(rng.integers(0, 13))) | _grow(neck, int(rng.integers(0, 7)))
+    return (hole | outer) & (1 - inner)
+
+
+def _transform(
+    example: Example, rng: np.random.Generator, data: Mapping[str, Any], labels: LabelSet
+) -> Example:
+    layout = example["layout"]
+    partner = augment.fit_partner(example["partner"], layout, labels.face, rng)
+    hole = hole_of(layout, partner, labels, rng)
+    covered = layout.copy()
+    if rng.random() < data["cover"]:
+        seen = np.isin(partner, labels.head) & ~np.isin(layout, labels.head)
+        covered[seen] = labels.background
+    factor = layout.shape[0] // example["latents"].shape[0]
+    # A latent is known only where every pixel of its cell is.
+    hole = hole.reshape(hole.shape[0] // factor, factor, -1, factor).max((1, 3))
+    window = _window(hole, data["window"], rng)
+    pixels = tuple(slice(s.start * factor, s.stop * factor) for s in window)
+    return {
+        "latents": example["latents"][window].astype(np.float32),
+        "layout": covered[pixels],
+        "known": 1.0 - hole[window].astype(np.float32)[..., None],
+    }
+
+
+def _window(hole: np.ndarray, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A `size` x `size` window around a random cell of the hole."""
+    rows, columns = np.nonzero(hole)
+    at = int(rng.integers(len(rows))) if len(rows) else 0
+    center = (rows[at], columns[at]) if len(rows) else (hole.shape[0] // 2, hole.shape[1] // 2)
+    starts = [
+        int(np.clip(c - rng.integers(size), 0, side - size))
+        for c, side in zip(center, hole.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
+
+
+def make(config: Mapping[str, Any]) -> Task:
+    """`config`: `labels`, `model` (fields of `UNet`), `condition`, `schedule`, `data`, `loss`.
+
+    `loss`: `prediction`, `known_weight` (of the error where the latents are known, against 1 in
+    the hole), and `known` (see `hsd_jax.diffusion.conditioning`). `data.cover` is the probability
+    of the head-cover on the condition: 1 in the paper, whose test condition is inpainted all the
+    same; ours sees both kinds.
+    """
+    labels = LABEL_SETS[config["labels"]]
+    data, weights = config["data"], config["loss"]
+    stats = json.loads((Path(data["latents"]) / "stats.json").read_text())
+    mean, std = (jnp.array(stats[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
+    channels = len(stats["mean"])
+    unet = UNet(out_channels=channels, **config["model"])
+    stem = SpatialRescaler(**config["condition"])
+    schedule = Schedule(**config["schedule"])
+    kind, use_known = weights["prediction"], weights["known"]
+
+    def condition(params: Params, batch: Batch, z0: jax.Array) -> jax.Array:
+        onehot = one_hot(batch["layout"].astype(jnp.int32), labels)
+        known = (z0, batch["known"]) if use_known else (None, None)
+        return condition_of(stem, params["condition"], onehot, *known)
+
+    def init(key: jax.Array) -> Params:
+        factor = 2**stem.n_stages
+        onehot = jnp.zeros((1, 16 * factor, 16 * factor, labels.num_classes))
+        params = {"condition": stem.init(key, onehot)["params"]}
+        z, known = jnp.zeros((1, 16, 16, channels)), jnp.zeros((1, 16, 16, 1))
+        known_parts = (z, known) if use_known else (None, None)
+        s = condition_of(stem, params["condition"], onehot, *known_parts)
+        params["unet"] = unet.init(key, z, jnp.zeros((1,), jnp.int32), s)["params"]
+        return params
+
+    def error(params: Params, batch: Batch, key: jax.Array, t: jax.Array, train: bool):
+        z0 = (batch["latents"] - mean) / std
+        keys = jax.random.split(key)
+        eps = jax.random.normal(keys[0], z0.shape)
+        s = condition(params, batch, z0)
+        output = unet.apply(
+            {"params": params["unet"]}, q_sample(z0, t, eps, schedule), t, s, train,
+            rngs={"dropout": keys[1]},
+        )
+        wanted = target(kind, z0, eps, *alpha_sigma(schedule, t, z0.ndim))
+        return (output - wanted) ** 2
+
+    def random_times(key: jax.Array, count: int) -> jax.Array:
+        # One draw shifted evenly over the batch (VDM): the loss of a batch varies less.
+        u = (jax.random.uniform(key) + jnp.arange(count) / count) % 1
+        return (u * schedule.num_timesteps).astype(jnp.int32)
+
+    def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
+        t = random_times(jax.random.fold_in(key, 1), batch["latents"].shape[0])
+        squared = error(params, batch, key, t, train=True)
+        weight = 1 - (1 - weights["known_weight"]) * batch["known"]
+        value = jnp.sum(weight * jnp.mean(squared, -1, keepdims=True)) / jnp.sum(weight)
+        return value, ({"loss": value}, None)
+
+    def sample(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        z0 = (batch["latents"] - mean) / std
+        s = condition(params, batch, z0)
+        known = batch["known"]
+        masks = Regions(known, jnp.zeros_like(known), 1 - known)
+        denoise = denoiser(predictor(unet, params["unet"], s), schedule, kind)
+        keys = jax.random.split(key, z0.shape[0])
+        return fuse(denoise, schedule, z0, z0, masks, keys, num_steps=10)
+
+    def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
+        """The loss inside the hole at ten noise levels, and the error of ten-step samples."""
+        z0 = (batch["latents"] - mean) / std
+        hole = (1 - batch["known"]) * batch["mask"][:, None, None, None]
+        times = jnp.linspace(50, schedule.num_timesteps - 50, z0.shape[0]).astype(jnp.int32)
+        squared = jnp.sum(error(params, batch, key, times, train=False) * hole)
+        distance = jnp.sum((sample(params, batch, key) - z0) ** 2 * hole)
+        count = jnp.sum(hole) * channels
+        return {"hole_loss": (squared, count), "sample_mse": (distance, count)}
+
+    draw = jax.jit(sample)
+
+    def preview(params: Params, batch: Batch, key: jax.Array) -> dict[str, np.ndarray]:
+        """First three latent channels as colours: truth, known, sample; and the layout."""
+        z = np.asarray(draw(params, batch, key))
+        z0 = np.asarray((batch["latents"] - mean) / std)
+
+        def colours(x: np.ndarray) -> np.ndarray:
+            grey = np.clip(x[..., :3] * 48 + 128, 0, 255).astype(np.uint8)
+            return grey.repeat(4, axis=1).repeat(4, axis=2)
+
+        columns = (
+            colours(z0), colours(z0 * batch["known"]), colours(z), colorize(batch["layout"], labels)
+        )
+        rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
+        return {"diffusion": np.concatenate(rows[:8])}
+
+    facts = {
+        "labels": labels.name, "latent_mean": stats["mean"], "latent_std": stats["std"],
+        "schedule": dict(config["schedule"]), "prediction": kind, "known": use_known,
+    }
+    return Task(
+        init=init,
+        loss=loss,
+        transform=lambda example, rng: _transform(example, rng, data, labels),
+        eval_transform=lambda example, rng: _transform(example, rng, data, labels),
+        evaluate=evaluate,
+        preview=preview,
+        parts=lambda params: {
+            "unet": Part(unet, params["unet"], facts),
+            "condition": Part(stem, params["condition"], {}),
+        },
+        partner=True,
+        source=lambda folder, split: LatentSource(data["latents"], split),
+    )

@@ -1,0 +1,99 @@
+"""Train the parser: cross-entropy, with the classes that automatic labels confuse told apart only
+where people drew them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsd_jax.labels import LABEL_SETS, colorize
+from hsd_jax.models.parser import Parser
+from hsd_jax.training import augment
+from hsd_jax.training.state import Batch, Params
+from hsd_jax.training.tasks import Example, Part, Ratios, Task
+
+
+def _transform(example: Example, rng: np.random.Generator, data: Mapping[str, Any]) -> Example:
+    image, layout = augment.random_window(
+        example["image"], example["layout"], rng, data["size"], tuple(data["scale"]), 20.0, 0.25
+    )
+    if rng.random() < data["backdrop"]:
+        image = augment.change_backdrop(image, layout, rng)
+    image = augment.degrade(augment.jitter_colour(image, rng), rng)
+    drawn = example["source"] in data["trusted"]
+    return {"image": image, "layout": layout, "drawn": np.bool_(drawn)}
+
+
+def _log_likelihood(
+    logits: jax.Array, layout: jax.Array, drawn: jax.Array, merged: tuple[int, ...]
+) -> jax.Array:
+    """Log-probability of every pixel's label; of any of `merged` where labels are automatic."""
+    log_probs = jax.nn.log_softmax(logits)
+    of_label = jnp.take_along_axis(log_probs, layout[..., None], axis=-1)[..., 0]
+    of_group = jax.nn.logsumexp(log_probs[..., jnp.array(merged)], axis=-1)
+    in_group = jnp.isin(layout, jnp.array(merged)) & ~drawn[:, None, None]
+    return jnp.where(in_group, of_group, of_label)
+
+
+def make(config: Mapping[str, Any]) -> Task:
+    """`config`: `labels`, `model` (fields of `Parser`), `data`, `loss` (`class_weights`)."""
+    labels = LABEL_SETS[config["labels"]]
+    model = Parser(num_classes=labels.num_classes, **config["model"])
+    data = config["data"]
+    merged = tuple(labels.index(name) for name in data["merged"])
+    weights = jnp.array([config["loss"]["class_weights"][name] for name in labels.classes])
+
+    def init(key: jax.Array) -> Params:
+        side = model.multiple
+        return {"parser": model.init(key, jnp.zeros((1, side, side, 3)))["params"]}
+
+    def logits_of(params: Params, batch: Batch) -> jax.Array:
+        x = batch["image"].astype(jnp.float32) / 127.5 - 1
+        return model.apply({"params": params["parser"]}, x)
+
+    def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
+        layout = batch["layout"].astype(jnp.int32)
+        logits = logits_of(params, batch)
+        weight = weights[layout]
+        nll = -_log_likelihood(logits, layout, batch["drawn"], merged)
+        value = jnp.sum(weight * nll) / jnp.sum(weight)
+        accuracy = jnp.mean((jnp.argmax(logits, -1) == layout).astype(jnp.float32))
+        return value, ({"loss": value, "accuracy": accuracy}, None)
+
+    def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
+        layout = batch["layout"].astype(jnp.int32)
+        seen = jnp.argmax(logits_of(params, batch), -1)
+        ious: Ratios = {}
+        trusted = (batch["drawn"] & (batch["mask"] > 0))[:, None, None]
+        for index, name in enumerate(labels.classes):
+            a, b = (seen == index) & trusted, (layout == index) & trusted
+            ious[f"iou/{name}"] = (jnp.sum(a & b), jnp.sum(a | b))
+        background = jnp.array(labels.background)
+        a, b = ~jnp.isin(seen, background) & trusted, ~jnp.isin(layout, background) & trusted
+        return ious | {"iou/person": (jnp.sum(a & b), jnp.sum(a | b))}
+
+    predict = jax.jit(lambda params, batch: jnp.argmax(logits_of(params, batch), -1))
+
+    def preview(params: Params, batch: Batch, key: jax.Array) -> dict[str, np.ndarray]:
+        seen = np.asarray(predict(params, batch))
+        rows = [
+            np.concatenate([image, colorize(layout, labels), colorize(mine, labels)], axis=1)
+            for image, layout, mine in zip(batch["image"], batch["layout"], seen, strict=True)
+        ]
+        return {"parser": np.concatenate(rows[:6])}
+
+    def eval_transform(example: Example, rng: np.random.Generator) -> Example:
+        drawn = np.bool_(example["source"] in data["trusted"])
+        return {"image": example["image"], "layout": example["layout"], "drawn": drawn}
+
+    return Task(
+        init=init,
+        loss=loss,
+        transform=lambda example, rng: _transform(example, rng, data),
+        eval_transform=eval_transform,
+        evaluate=evaluate,
+        preview=preview,
+        parts=lambda params: {"parser": Part(model, params["parser"], {"labels": labels.name})},
+    )

@@ -1,0 +1,125 @@
+"""Released weights: one safetensors file and one json a net, in a folder; nothing that runs code.
+
+`NAME.safetensors` holds the parameters under their paths ("mid/conv0/kernel"), `NAME.json` the
+module's class, its fields, and facts that go with the net (label set, latent scale, schedule).
+"""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+FORMAT = 1
+DEFAULT = "embedded"
+
+# Only these can be named by a file: a json chooses among them and never imports anything else.
+MODULES = {
+    "Autoencoder": "hsd_jax.models.autoencoder",
+    "UNet": "hsd_jax.models.unet",
+    "SpatialRescaler": "hsd_jax.models.unet",
+    "LayoutGenerator": "hsd_jax.models.layout_generator",
+    "Parser": "hsd_jax.models.parser",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A net read from a folder: `module.apply({"params": params}, ...)` runs it."""
+
+    module: Any
+    params: Any
+    extra: dict[str, Any]
+
+
+def find(name_or_dir: str | Path = DEFAULT) -> Path:
+    """The folder of weights that a name (shipped with the package) or a path stands for.
+
+    Raises:
+      ValueError: neither a shipped name nor a folder.
+    """
+    here = Path(__file__).parent
+    shipped = sorted(path.parent.name for path in here.glob("*/unet.json"))
+    if str(name_or_dir) in shipped:
+        return here / str(name_or_dir)
+    folder = Path(name_or_dir)
+    if not folder.is_dir():
+        raise ValueError(
+            f"no weights {str(name_or_dir)!r}: give a folder, or one of {', '.join(shipped)}"
+        )
+    return folder
+
+
+def save_part(
+    folder: Path,
+    name: str,
+    module: nn.Module,
+    params: Any,
+    extra: Mapping[str, Any],
+    dtype: Any = np.float16,
+) -> None:
+    """Writes `name`.safetensors and `name`.json into `folder`, parameters as `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        path: np.asarray(value).astype(dtype)
+        for path, value in flatten_dict(params, sep="/").items()
+    }
+    bad = [path for path, value in tensors.items() if not np.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"{name}: {bad[0]} is not finite as {np.dtype(dtype).name}")
+    fields = {
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name", "dtype")
+    }
+    record = {
+        "format": FORMAT,
+        "module": type(module).__name__,
+        "fields": fields,
+        "extra": dict(extra),
+        "parameters": int(sum(value.size for value in tensors.values())),
+    }
+    save_file(tensors, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def load_part(folder: Path, name: str) -> Loaded:
+    """Reads a net: float32 parameters, whatever the file's type.
+
+    Raises:
+      ValueError: a file is missing, damaged, or of another format.
+    """
+    path = folder / f"{name}.json"
+    try:
+        record = json.loads(path.read_text())
+        module = _build_module(record["module"], record["fields"])
+        with safe_open(folder / f"{name}.safetensors", framework="numpy") as file:
+            tensors = {key: jnp.asarray(file.get_tensor(key), jnp.float32) for key in file.keys()}
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} holds no {name}: {error.filename} is missing") from error
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"{path} or its safetensors is damaged: {error}") from error
+    if record.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {record.get('format')}; this version reads {FORMAT}")
+    return Loaded(module, unflatten_dict(tensors, sep="/"), record["extra"])
+
+
+def _build_module(class_name: str, fields: Mapping[str, Any]) -> nn.Module:
+    if class_name not in MODULES:
+        raise ValueError(f"unknown module {class_name!r}; known: {', '.join(MODULES)}")
+    module_class = getattr(importlib.import_module(MODULES[class_name]), class_name)
+    return module_class(**{name: _frozen(value) for name, value in fields.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: module fields must be hashable."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
