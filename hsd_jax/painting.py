@@ -1,0 +1,162 @@
+"""Between the two crops and the painted one: plan what is kept, then encode, fuse and decode.
+
+Pure functions over arrays of the 256 grid, bound to one set of nets; callers jit them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsd_jax.diffusion.conditioning import condition_of, predictor
+from hsd_jax.diffusion.fusion import fuse
+from hsd_jax.diffusion.schedule import Schedule, denoiser
+from hsd_jax.labels import get_label_set, one_hot
+from hsd_jax.mixing import Regions, dilate, erode, group_mask, mix_layouts
+from hsd_jax.parse import SIZE
+from hsd_jax.weights import Loaded
+
+# Widths in pixels of the 256 crop, chosen by looking at swaps: how far stray hair reaches around
+# an old head, how far a mask's edge may be wrong.
+_OLD_HEAD_MARGIN = 7
+_NECK_MARGIN = 3
+_EDGE_OUTSIDE = 4
+_EDGE_INSIDE = 2
+
+
+class Plan(NamedTuple):
+    """What is kept and what is painted, `[256, 256]` each."""
+
+    blended: Any
+    """int32 layout with holes: Algorithm 1, line 1."""
+    layout: Any
+    """int32 layout after the layout generator."""
+    head: Any
+    """bool: kept from the head's photo."""
+    body: Any
+    """bool: kept from the body's photo, its body and its surroundings; disjoint from `head`."""
+
+
+class Painter:
+    """The nets of a swap and the facts that go with them."""
+
+    def __init__(self, parts: dict[str, Loaded]):
+        """`parts`: autoencoder, unet, condition, layout_generator."""
+        self._modules = {name: part.module for name, part in parts.items()}
+        facts = parts["unet"].extra
+        self.labels = get_label_set(facts["labels"])
+        self._layout_size = parts["layout_generator"].extra["size"]
+        self._mean, self._std = (
+            np.array(facts[name], np.float32)[None, None, None]
+            for name in ("latent_mean", "latent_std")
+        )
+        self._schedule = Schedule(**facts["schedule"])
+        self._prediction, self._known = facts["prediction"], facts["known"]
+
+    def plan(self, params: Any, layout_head: jax.Array, layout_body: jax.Array) -> Plan:
+        """Mix the layouts (both int32 `[256, 256]`), inpaint the mixed one, decide what is kept."""
+        labels = self.labels
+        blended, regions = mix_layouts(layout_head, layout_body, labels)
+        layout = self._inpaint(params["layout_generator"], blended, regions)
+        old_head = group_mask(layout_body, labels.head)
+        necks = group_mask(layout_body, labels.neck) | group_mask(layout, labels.neck)
+        painted = (
+            (dilate(old_head, _OLD_HEAD_MARGIN) > 0)
+            | (dilate(necks, _NECK_MARGIN) > 0)
+            | (dilate(regions.head, _EDGE_OUTSIDE) > 0)
+        )
+        head = erode(regions.head, _EDGE_INSIDE) > 0
+        return Plan(blended, layout, head, ~painted & ~head)
+
+    def _inpaint(self, params: Any, blended: jax.Array, regions: Regions) -> jax.Array:
+        """The generator's layout where the blended one has holes, itself elsewhere."""
+        classes = self.labels.num_classes
+        factor = SIZE // self._layout_size
+        small = blended[factor // 2 :: factor, factor // 2 :: factor]
+        generator = self._modules["layout_generator"]
+        out = generator.apply({"params": params}, one_hot(small, self.labels)[None])
+        probs = jax.image.resize(out.probs[0], (SIZE, SIZE, classes), "bilinear")
+        # Heads are the photo's alone: hair that the generator adds would be the old person's.
+        allowed = ~jnp.isin(jnp.arange(classes), jnp.array(self.labels.head))
+        filled = jnp.argmax(jnp.where(allowed[None, None], probs, -1.0), -1)
+        return jnp.where(regions.rest > 0, filled, blended).astype(jnp.int32)
+
+    def paint(
+        self,
+        params: Any,
+        head: jax.Array,
+        body: jax.Array,
+        plan: Plan,
+        keys: jax.Array,
+        *,
+        solver: str,
+        num_steps: int | None,
+        keep: bool,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Encode both crops, fuse their latents, decode.
+
+        Args:
+          params: of the four nets, by part name.
+          head, body: uint8 `[256, 256, 3]`, aligned.
+          plan: of this pair.
+          keys: typed keys `[samples]`.
+          solver, num_steps, keep: as in `diffusion.fusion.fuse`; static.
+
+        Returns:
+          uint8 `[samples, 256, 256, 3]` and, with `keep`, what each step predicts,
+          `[steps, samples, 256, 256, 3]`.
+        """
+        samples = keys.shape[0]
+        masks = self._latent_regions(plan, samples)
+        z = self._encode(params["autoencoder"], jnp.stack([head, body]))
+        z_head, z_body = (jnp.repeat(each[None], samples, 0) for each in z)
+        onehot = jnp.repeat(one_hot(plan.layout, self.labels)[None], samples, 0)
+        known = masks.head * z_head + masks.body * z_body
+        s = condition_of(
+            self._modules["condition"],
+            params["condition"],
+            onehot,
+            *((known, 1 - masks.rest) if self._known else (None, None)),
+        )
+        predict = predictor(self._modules["unet"], params["unet"], s)
+        fused = fuse(
+            denoiser(predict, self._schedule, self._prediction),
+            self._schedule,
+            z_head,
+            z_body,
+            masks,
+            keys,
+            solver=solver,
+            num_steps=num_steps,
+            keep=keep,
+        )
+        z0, history = fused if isinstance(fused, tuple) else (fused, None)
+        pictures = self._decode(params["autoencoder"], z0)
+        if history is None:
+            return pictures, None
+        return pictures, jax.lax.map(lambda z: self._decode(params["autoencoder"], z), history)
+
+    def _encode(self, params: Any, pictures: jax.Array) -> jax.Array:
+        """uint8 pictures to normalised latents."""
+        x = pictures.astype(jnp.float32) / 127.5 - 1
+        h = self._modules["autoencoder"].apply({"params": params}, x, method="encode")
+        return ((h[0] if isinstance(h, tuple) else h) - self._mean) / self._std
+
+    def _decode(self, params: Any, z: jax.Array) -> jax.Array:
+        """Normalised latents to uint8 pictures."""
+        z = z * self._std + self._mean
+        x = self._modules["autoencoder"].apply({"params": params}, z, method="decode")
+        return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+    def _latent_regions(self, plan: Plan, samples: int) -> Regions:
+        """A latent is known only where all pixels of its cell are."""
+        factor = self._modules["autoencoder"].factor
+
+        def cells(mask: jax.Array) -> jax.Array:
+            small = SIZE // factor
+            whole = mask.reshape(small, factor, small, factor).all((1, 3))
+            return jnp.repeat(whole.astype(jnp.float32)[None, ..., None], samples, 0)
+
+        head, body = cells(plan.head), cells(plan.body)
+        return Regions(head, body, 1 - head - body)

@@ -1,0 +1,212 @@
+"""Photo to layout, and where its people are.
+
+The parser sees pictures of 256 x 256: first the whole photo, then, for each person, the half-body
+crop around the face found there, where the layout that the swap uses is made.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from hsd_jax import photo
+from hsd_jax.labels import LabelSet, get_label_set
+from hsd_jax.photo import Crop
+from hsd_jax.weights import Loaded
+
+SIZE = 256
+_COARSE_SIZES = (256, 512)  # the second only when the first finds nobody
+_MIN_FACE = 12  # pixels across, in the photo: below, a swap shows nothing
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a photo: centroid and square root of its area, in the photo's pixels."""
+
+    x: float
+    y: float
+    size: float
+
+    def crop(self, share: float) -> Crop:
+        """The square around it of which its size is `share`."""
+        return photo.crop_around(self.x, self.y, self.size, share)
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a photo, cut out at the framing that the nets were trained on."""
+
+    photo: np.ndarray
+    """uint8 [H, W, 3], the whole photo."""
+    crop: Crop
+    """Where the person is in it."""
+    share: float
+    """The face's size as a share of the crop's side."""
+    image: np.ndarray
+    """uint8 [256, 256, 3], the crop."""
+    layout: np.ndarray
+    """int32 [256, 256]; other people in the crop count as background."""
+    faces: int
+    """How many faces the photo shows."""
+
+
+class PhotoParser:
+    """The embedded parser on photos of any size."""
+
+    def __init__(self, weights: Loaded):
+        self.labels: LabelSet = get_label_set(weights.extra["labels"])
+        module, params = weights.module, weights.params
+
+        @jax.jit
+        def probabilities(params: Any, images: jax.Array) -> jax.Array:
+            """uint8 [B, H, W, 3] -> [B, H, W, K], the mean over the picture and its mirror."""
+            x = images.astype(jnp.float32) / 127.5 - 1
+            both = jnp.concatenate([x, x[:, :, ::-1]])
+            logits = module.apply({"params": params}, both)
+            straight, mirrored = jnp.split(jax.nn.softmax(logits), 2)
+            return (straight + mirrored[:, :, ::-1]) / 2
+
+        self._probabilities = lambda image: np.asarray(probabilities(params, image[None])[0])
+
+    def parse(self, image: np.ndarray) -> np.ndarray:
+        """Class indices of a photo at its own size, uint8 `[H, W]`.
+
+        Everywhere the whole photo's layout, enlarged; around each face the crop's, which is finer.
+        """
+        faces, probabilities, square = self._survey(image)
+        layout = _to_photo(image, np.zeros(image.shape[:2], np.uint8), probabilities, square)
+        for face in reversed(faces):  # the largest last, in front
+            _, crop, refined = self._refine(image, face, photo.framing(image, face.size))
+            layout = _to_photo(image, layout, refined, crop)
+        return layout
+
+    def faces(self, image: np.ndarray) -> list[Face]:
+        """The faces of a photo, the largest first."""
+        return self._survey(image)[0]
+
+    def person(
+        self,
+        image: np.ndarray,
+        number: int = 1,
+        name: str = "the photo",
+        share: float | None = None,
+    ) -> Person:
+        """The `number`-th largest person.
+
+        Args:
+          image: uint8 `[H, W, 3]`.
+          number: 1 for the largest face.
+          name: of the photo, for the message.
+          share: the face's size as a share of the crop's side; None for what suits the photo. Two
+            people are framed alike by the same share.
+
+        Raises:
+          ValueError: no face, or fewer than `number`.
+        """
+        faces = self.faces(image)
+        if not faces:
+            raise ValueError(
+                f"{name}: no face found: give a photo that shows a person from the front, head and "
+                "shoulders, upright"
+            )
+        if not 1 <= number <= len(faces):
+            raise ValueError(
+                f"{name}: there is no person {number}: {len(faces)} found, counted by size from 1"
+            )
+        face = faces[number - 1]
+        share = share or photo.framing(image, face.size)
+        face, crop, probabilities = self._refine(image, face, share)
+        layout = self._one_person(probabilities.argmax(-1).astype(np.int32), face, crop)
+        return Person(image, crop, share, photo.take(image, crop, SIZE), layout, len(faces))
+
+    def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
+        """Faces of the whole photo, its probabilities, and the square that these cover."""
+        height, width = image.shape[:2]
+        side = max(height, width)
+        square = Crop((width - side) // 2, (height - side) // 2, side)
+        best: tuple[list[Face], np.ndarray] | None = None
+        for size in _COARSE_SIZES:
+            probabilities = self._probabilities(photo.take(image, square, size))
+            found = [
+                face
+                for face in self._find_faces(probabilities.argmax(-1), square)
+                if 0 <= face.x < width and 0 <= face.y < height
+            ]
+            if best is None or found:
+                best = found, probabilities
+            if found:
+                break
+        assert best is not None
+        return *best, square
+
+    def _refine(
+        self, image: np.ndarray, face: Face, share: float
+    ) -> tuple[Face, Crop, np.ndarray]:
+        """The face seen again in its own crop, that crop, and the probabilities of a last look."""
+        crop = face.crop(share)
+        for _ in range(2):
+            probabilities = self._probabilities(photo.take(image, crop, SIZE))
+            near = [
+                found
+                for found in self._find_faces(probabilities.argmax(-1), crop)
+                if np.hypot(found.x - face.x, found.y - face.y) < face.size
+            ]
+            if not near:
+                return face, crop, probabilities
+            face, last = near[0], crop
+            crop = face.crop(share)
+            if abs(crop.side - last.side) < 0.03 * last.side:
+                return face, last, probabilities
+        return face, crop, self._probabilities(photo.take(image, crop, SIZE))
+
+    def _find_faces(self, layout: np.ndarray, square: Crop) -> list[Face]:
+        """Faces in a parsed square, the largest first: blobs of face and glasses, not specks."""
+        mask = np.isin(layout, self._face_classes())
+        mask = ndimage.binary_opening(mask, iterations=1)
+        blobs, count = ndimage.label(mask)
+        scale = square.side / layout.shape[0]
+        faces = []
+        for index in range(1, count + 1):
+            rows, columns = np.nonzero(blobs == index)
+            size = np.sqrt(len(rows)) * scale
+            if len(rows) < 30 or size < _MIN_FACE:
+                continue
+            x = square.left + (columns.mean() + 0.5) * scale
+            y = square.top + (rows.mean() + 0.5) * scale
+            faces.append(Face(float(x), float(y), float(size)))
+        faces.sort(key=lambda face: -face.size)
+        # Beside a large face, a blob of a tenth of its area is a hand or a poster.
+        return [face for face in faces if face.size > 0.32 * faces[0].size]
+
+    def _face_classes(self) -> list[int]:
+        glasses = [i for i, name in enumerate(self.labels.classes) if name == "glasses"]
+        return [self.labels.face, *glasses]
+
+    def _one_person(self, layout: np.ndarray, face: Face, crop: Crop) -> np.ndarray:
+        """Without the others in the crop: heads apart from this face's become background."""
+        heads, count = ndimage.label(np.isin(layout, self.labels.head))
+        if count < 2:
+            return layout
+        scale = crop.side / SIZE
+        row = int(np.clip((face.y - crop.top) / scale, 0, SIZE - 1))
+        column = int(np.clip((face.x - crop.left) / scale, 0, SIZE - 1))
+        distance = np.hypot(*np.indices(layout.shape) - np.array([row, column])[:, None, None])
+        nearest = np.where(heads > 0, distance, np.inf).argmin()
+        mine = heads.ravel()[nearest]
+        return np.where((heads > 0) & (heads != mine), self.labels.background, layout)
+
+
+def _to_photo(
+    image: np.ndarray, layout: np.ndarray, probabilities: np.ndarray, crop: Crop
+) -> np.ndarray:
+    """`layout` with the crop's most probable classes pasted in, at the photo's size."""
+    best = np.full((crop.side, crop.side), -1.0, np.float32)
+    winner = np.zeros((crop.side, crop.side), np.uint8)
+    for index in range(probabilities.shape[-1]):
+        enlarged = photo.resize_map(probabilities[..., index], crop.side)
+        better = enlarged > best
+        best[better], winner[better] = enlarged[better], index
+    return photo.paste(layout, winner, crop)

@@ -1,0 +1,187 @@
+"""Two photos in, one photo out: the head of the first person on the body of the second.
+
+The way of the data: crop and parse both photos, align the necks, mix the layouts, inpaint the mixed
+layout, fuse the latents, decode, paste back.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsd_jax import composite, photo, weights
+from hsd_jax.labels import LabelSet
+from hsd_jax.mixing import neck_shift, shift_columns
+from hsd_jax.painting import Painter, Plan
+from hsd_jax.parse import SIZE, Person, PhotoParser
+
+_PAINTED_PARTS = ("autoencoder", "unet", "condition", "layout_generator")
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """One swap.
+
+    Attributes:
+      image: uint8 `[H, W, 3]`, the size of the body's photo.
+      layout: int32 `[256, 256]`, the inpainted layout of the half-body crop.
+      mask: float32 `[H, W]`, 1 where pixels were generated, 0 where they are a photo's.
+      warnings: what a person should know before using it.
+      shift: the neck alignment in pixels of the 256 crop.
+      faces: how many faces the head photo and the body photo show.
+      steps: the crop that each step of the solver predicts, when asked for.
+      stages: pictures and layouts of the crop along the way, by name.
+    """
+
+    image: np.ndarray
+    layout: np.ndarray
+    mask: np.ndarray
+    warnings: tuple[str, ...]
+    shift: int
+    faces: tuple[int, int]
+    steps: tuple[np.ndarray, ...]
+    stages: dict[str, np.ndarray]
+
+
+class HeadSwapper:
+    """Swaps heads with one set of weights; compiled once, for photos of any size."""
+
+    def __init__(self, folder: Path):
+        """Reads the five nets of a folder of weights (see `hsd_jax.weights`)."""
+        parts = {name: weights.load_part(folder, name) for name in _PAINTED_PARTS}
+        self._params = {name: part.params for name, part in parts.items()}
+        self._parser = PhotoParser(weights.load_part(folder, "parser"))
+        self._painter = Painter(parts)
+        self._plan = jax.jit(self._painter.plan)
+        self._paint = jax.jit(
+            self._painter.paint, static_argnames=("solver", "num_steps", "keep")
+        )
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir: str | Path = weights.DEFAULT) -> "HeadSwapper":
+        """The swapper of released weights: a shipped name, or a folder.
+
+        Raises:
+          ValueError: no such weights, or damaged ones.
+        """
+        return cls(weights.find(name_or_dir))
+
+    def __call__(
+        self,
+        head: Any,
+        body: Any,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        samples: int = 1,
+        solver: str = "dpmpp",
+        person: int = 1,
+        head_person: int = 1,
+        keep_steps: bool = False,
+    ) -> Any:
+        """The head of one photo on the body of another.
+
+        Args:
+          head, body: paths, PIL images or uint8 arrays.
+          seed: of the sample; the same seed gives the same picture.
+          steps: calls of the UNet; None for the solver's default.
+          samples: how many.
+          solver: "dpmpp", "ddim" or "ddpm".
+          person: which person of the body photo, 1 for the largest face.
+          head_person: which person of the head photo.
+          keep_steps: also return the crop that each step predicts.
+
+        Returns:
+          A `SwapResult`; a list of them when `samples` is more than 1.
+
+        Raises:
+          ValueError: a photo that cannot be read or shows no face, or an option out of range.
+        """
+        if samples < 1:
+            raise ValueError(f"samples is {samples}: ask for at least 1")
+        target = self._parser.person(photo.open_photo(body), person, _name(body, "body"))
+        source = self._parser.person(
+            photo.open_photo(head), head_person, _name(head, "head"), target.share
+        )
+        source, shift = align(source, target, self._painter.labels)
+        plan = Plan(*map(np.asarray, self._plan(self._params, source.layout, target.layout)))
+        keys = jax.random.split(jax.random.key(seed), samples)
+        pictures, history = self._paint(
+            self._params, source.image, target.image, plan, keys,
+            solver=solver, num_steps=steps, keep=keep_steps,
+        )
+        results = []
+        for index, picture in enumerate(np.asarray(pictures)):
+            result = finish(source, target, plan, picture, self._painter.labels)
+            steps_seen = () if history is None else tuple(np.asarray(history)[:, index])
+            results.append(replace(result, shift=shift, steps=steps_seen))
+        return results[0] if samples == 1 else results
+
+
+def align(head: Person, body: Person, labels: LabelSet) -> tuple[Person, int]:
+    """Neck alignment: the head's crop moved sideways by whole pixels (the paper, section 3.4)."""
+    shift = int(neck_shift(head.layout, body.layout, labels))
+    crop = head.crop.shifted(-shift * head.crop.side / SIZE)
+    layout = shift_columns(jnp.asarray(head.layout), shift, labels.background)
+    image = photo.take(head.photo, crop, SIZE)
+    return replace(head, crop=crop, image=image, layout=np.asarray(layout)), shift
+
+
+def finish(
+    head: Person, body: Person, plan: Plan, picture: np.ndarray, labels: LabelSet
+) -> SwapResult:
+    """Paste back: the painted crop at the body photo's resolution, under the kept pixels."""
+    layers = composite.Layers.at_crop(head.image, body.image, plan.head, plan.body)
+    painted = composite.match_border(picture, layers)
+    # The head by its own crop and the body's very pixels, at the resolution of the body's photo.
+    side = body.crop.side
+    native = composite.Layers(
+        head=photo.take(head.photo, head.crop, side),
+        body=photo.take(body.photo, body.crop),
+        head_alpha=photo.resize_map(layers.head_alpha, side),
+        body_alpha=photo.resize_map(layers.body_alpha, side),
+    )
+    square = composite.blend(photo.resize(painted, side), native)
+    result = photo.paste(body.photo, square, body.crop)
+    nothing = np.zeros(body.photo.shape[:2], np.float32)
+    return SwapResult(
+        image=result,
+        layout=plan.layout,
+        mask=photo.paste(nothing, native.generated_alpha, body.crop),
+        warnings=_warnings(head, body, labels),
+        shift=0,
+        faces=(head.faces, body.faces),
+        steps=(),
+        stages={
+            "head": head.image,
+            "body": body.image,
+            "head_layout": head.layout,
+            "body_layout": body.layout,
+            "blended": plan.blended,
+            "inpainted": plan.layout,
+            "decoded": picture,
+            "result": photo.take(result, body.crop, SIZE),
+        },
+    )
+
+
+def _warnings(head: Person, body: Person, labels: LabelSet) -> tuple[str, ...]:
+    found = [
+        f"the {name} photo shows {person.faces} faces: the largest counts unless you choose"
+        for name, person in (("head", head), ("body", body))
+        if person.faces > 1
+    ]
+    outside = ~photo.inside(head.photo, head.crop, SIZE)
+    if np.sum(np.isin(head.layout, labels.head) & outside) > 30:
+        found.append("the head reaches over the edge of its photo and is cut off there")
+    enlarged = body.crop.side / head.crop.side
+    if enlarged > 2:
+        found.append(f"the head is enlarged {enlarged:.1f} times and will look soft")
+    return tuple(found)
+
+
+def _name(source: Any, role: str) -> str:
+    return str(source) if isinstance(source, str | Path) else f"the {role} photo"
