@@ -87,7 +87,7 @@ def _diffusion(config: ConfigDict) -> None:
     config.model = ConfigDict(
         dict(
             model_channels=64, channel_mult=(1, 2, 4), num_res_blocks=1, num_head_channels=64,
-            dropout=0.05,
+            use_scale_shift_norm=True, dropout=0.05,
         )
     )
     config.condition = ConfigDict(dict(out_channels=9, n_stages=2))

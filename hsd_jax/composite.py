@@ -22,7 +22,7 @@ def soft_mask(mask: np.ndarray, fade: float = _FADE) -> np.ndarray:
     padded = np.pad(mask, 1, mode="edge")
     if padded.all():
         return np.ones(mask.shape, np.float32)
-    distance = ndimage.distance_transform_edt(padded)[1:-1, 1:-1]
+    distance = np.asarray(ndimage.distance_transform_edt(padded))[1:-1, 1:-1]
     x = np.clip((distance - 0.5) / fade, 0, 1)
     return (x * x * (3 - 2 * x)).astype(np.float32)
 

@@ -14,6 +14,7 @@ from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import Schedule, denoiser
 from hsd_jax.labels import get_label_set, one_hot
 from hsd_jax.mixing import Regions, dilate, erode, group_mask, mix_layouts
+from hsd_jax.models import apply
 from hsd_jax.parse import SIZE
 from hsd_jax.weights import Loaded
 
@@ -75,7 +76,7 @@ class Painter:
         factor = SIZE // self._layout_size
         small = blended[factor // 2 :: factor, factor // 2 :: factor]
         generator = self._modules["layout_generator"]
-        out = generator.apply({"params": params}, one_hot(small, self.labels)[None])
+        out = apply(generator, params, one_hot(small, self.labels)[None])
         probs = jax.image.resize(out.probs[0], (SIZE, SIZE, classes), "bilinear")
         # Heads are the photo's alone: hair that the generator adds would be the old person's.
         allowed = ~jnp.isin(jnp.arange(classes), jnp.array(self.labels.head))
@@ -140,13 +141,13 @@ class Painter:
     def _encode(self, params: Any, pictures: jax.Array) -> jax.Array:
         """uint8 pictures to normalised latents."""
         x = pictures.astype(jnp.float32) / 127.5 - 1
-        h = self._modules["autoencoder"].apply({"params": params}, x, method="encode")
+        h = apply(self._modules["autoencoder"], params, x, method="encode")
         return ((h[0] if isinstance(h, tuple) else h) - self._mean) / self._std
 
     def _decode(self, params: Any, z: jax.Array) -> jax.Array:
         """Normalised latents to uint8 pictures."""
         z = z * self._std + self._mean
-        x = self._modules["autoencoder"].apply({"params": params}, z, method="decode")
+        x = apply(self._modules["autoencoder"], params, z, method="decode")
         return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
     def _latent_regions(self, plan: Plan, samples: int) -> Regions:

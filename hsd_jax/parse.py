@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from hsd_jax import photo
 from hsd_jax.labels import LabelSet, get_label_set
+from hsd_jax.models import apply
 from hsd_jax.photo import Crop
 from hsd_jax.weights import Loaded
 
@@ -65,7 +66,7 @@ class PhotoParser:
             """uint8 [B, H, W, 3] -> [B, H, W, K], the mean over the picture and its mirror."""
             x = images.astype(jnp.float32) / 127.5 - 1
             both = jnp.concatenate([x, x[:, :, ::-1]])
-            logits = module.apply({"params": params}, both)
+            logits = apply(module, params, both)
             straight, mirrored = jnp.split(jax.nn.softmax(logits), 2)
             return (straight + mirrored[:, :, ::-1]) / 2
 
@@ -166,7 +167,7 @@ class PhotoParser:
         """Faces in a parsed square, the largest first: blobs of face and glasses, not specks."""
         mask = np.isin(layout, self._face_classes())
         mask = ndimage.binary_opening(mask, iterations=1)
-        blobs, count = ndimage.label(mask)
+        blobs, count = _blobs(mask)
         scale = square.side / layout.shape[0]
         faces = []
         for index in range(1, count + 1):
@@ -187,7 +188,7 @@ class PhotoParser:
 
     def _one_person(self, layout: np.ndarray, face: Face, crop: Crop) -> np.ndarray:
         """Without the others in the crop: heads apart from this face's become background."""
-        heads, count = ndimage.label(np.isin(layout, self.labels.head))
+        heads, count = _blobs(np.isin(layout, self.labels.head))
         if count < 2:
             return layout
         scale = crop.side / SIZE
@@ -197,6 +198,12 @@ class PhotoParser:
         nearest = np.where(heads > 0, distance, np.inf).argmin()
         mine = heads.ravel()[nearest]
         return np.where((heads > 0) & (heads != mine), self.labels.background, layout)
+
+
+def _blobs(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Connected regions, numbered from 1, and their count."""
+    numbered: Any = ndimage.label(mask)  # scipy's own annotation forgets the pair
+    return numbered
 
 
 def _to_photo(

@@ -4,6 +4,7 @@ The only file that knows of image files. A photo is uint8 `[H, W, 3]` sRGB from 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def open_photo(source: Any) -> np.ndarray:
       ValueError: no such file, no picture, or one too large or too small.
     """
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in (2, 3):
+        channels = source.shape[2:]
+        if source.dtype != np.uint8 or source.ndim < 2 or channels not in ((), (3,), (4,)):
             raise ValueError(
                 f"the array is {source.dtype} {source.shape}: give uint8 [H, W, 3], 0 to 255"
             )
@@ -46,7 +48,10 @@ def open_photo(source: Any) -> np.ndarray:
             return _to_rgb(image, name)
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        millions = MAX_PIXELS // 10**6
+        raise ValueError(f"{name} has over {millions} million pixels: shrink it") from None
+    except UnidentifiedImageError:
         raise ValueError(f"{name} is no picture that can be read: give a JPEG, PNG or WebP") from (
             None
         )
@@ -78,7 +83,7 @@ def save_picture(image: np.ndarray, path: str | Path, synthetic: bool = True) ->
     """Writes a picture, complete or not at all; PNG, JPEG or WebP by the ending.
 
     Args:
-      image: uint8 `[H, W, 3]`, or `[H, W]` for class indices (PNG only).
+      image: uint8 `[H, W, 3]`.
       path: where to; the folder must exist.
       synthetic: add the provenance text (PNG text chunk, EXIF image description).
 
@@ -101,9 +106,39 @@ def save_picture(image: np.ndarray, path: str | Path, synthetic: bool = True) ->
             options["pnginfo"] = PngImagePlugin.PngInfo()
             options["pnginfo"].add_text("Description", text)
             options["pnginfo"].add_text("Software", f"hsd_jax {hsd_jax.__version__}")
+    _write(Image.fromarray(image), path, format_, options)
+
+
+def save_layout(
+    layout: np.ndarray, path: str | Path, palette: Sequence[tuple[int, int, int]]
+) -> None:
+    """Writes class indices as an 8-bit PNG whose palette shows them in colour.
+
+    Pillow reads the indices back (`np.asarray(Image.open(path))`); OpenCV reads the colours.
+
+    Args:
+      layout: integers `[H, W]`, 0 to 255.
+      path: where to, ending in .png; the folder must exist.
+      palette: one (red, green, blue) a class.
+
+    Raises:
+      ValueError: the file cannot be written, or not as PNG.
+    """
+    path = Path(path)
+    check_output(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: a layout is a PNG: end the name in .png")
+    image = Image.fromarray(layout.astype(np.uint8))
+    # Filled up to 256 entries: with fewer than 17, Pillow packs the indices into 4 bits or less.
+    image.putpalette(np.asarray(palette, np.uint8).tobytes().ljust(768, b"\0"))
+    _write(image, path, "PNG", {})
+
+
+def _write(image: Image.Image, path: Path, format_: str, options: dict[str, Any]) -> None:
+    """The file complete under its name, or not at all."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        Image.fromarray(image).save(temporary, format=format_, **options)
+        image.save(temporary, format=format_, **options)
         temporary.replace(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error

@@ -9,12 +9,12 @@ first step on. It is a field of the released net, `known`; without it this file 
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hsd_jax.diffusion.schedule import Predict
+from hsd_jax.models import apply
 
 
 def condition_of(
@@ -36,8 +36,7 @@ def condition_of(
     Returns:
       tau(l), followed by the masked latents and the mask when they are given.
     """
-    s = stem.apply({"params": params}, onehot)
-    assert isinstance(s, jax.Array)
+    s = apply(stem, params, onehot)
     if latents is None or known is None:
         return s
     return jnp.concatenate([s, latents * known, known], axis=-1)
@@ -46,9 +45,4 @@ def condition_of(
 def predictor(unet: nn.Module, params: Any, s: Float[Array, "b h w s"]) -> Predict:
     """`predict(z, t) -> output` with the condition bound in."""
 
-    def predict(z: Array, t: Array) -> Array:
-        output = unet.apply({"params": params}, z, t, s)
-        assert isinstance(output, jax.Array)
-        return output
-
-    return predict
+    return lambda z, t: apply(unet, params, z, t, s)

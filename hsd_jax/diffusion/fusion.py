@@ -1,18 +1,19 @@
 """Semantic mixing: the paper's Algorithm 1, lines 3 to 5 (HS-Diffusion, arXiv 2212.06458)."""
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .schedule import Denoise, Schedule
-from .solvers import SOLVERS, Mix, Step, fold_keys, normal
+from hsd_jax.diffusion.schedule import Denoise, Schedule
+from hsd_jax.diffusion.solvers import SOLVERS, Mix, Step, fold_keys, normal
 
 Mixing = Literal["every", "first_only", "last_only", "none"]
 
 
+@runtime_checkable
 class LatentRegions(Protocol):
     """Masks at the latents' size, float32 0/1, disjoint, with sum 1 (as `mixing.Regions`)."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from .schedule import Denoise, Schedule, timesteps
+from hsd_jax.diffusion.schedule import Denoise, Schedule, timesteps
 
 
 class Step(NamedTuple):

@@ -17,12 +17,16 @@ UNET_EPS = 1e-5  # `GroupNorm32` in util.py keeps torch's default
 
 
 def fitting_groups(channels: int, num_groups: int = 32) -> int:
-    """The largest divisor of `channels` that is at most `num_groups`.
+    """`num_groups` where it divides `channels`, else fewer groups of at least four channels.
 
-    It is 32 wherever CompVis' networks are defined (channels in multiples of 32); narrower networks
-    are our addition.
+    CompVis knows only channels in multiples of 32. Groups of one channel would make narrow networks
+    forget the mean of every channel, and with it whatever was added to a channel as a constant: the
+    UNet's embedded step.
     """
-    return next(g for g in range(min(num_groups, channels), 0, -1) if channels % g == 0)
+    if channels % num_groups == 0:
+        return num_groups
+    most = max(1, min(num_groups, channels // 4))
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
 def average_pool(x: jax.Array, factor: int) -> jax.Array:
@@ -74,7 +78,7 @@ class GroupNorm(nn.Module):
 
     Attributes:
       eps: added to the variance; `VAE_EPS` or `UNET_EPS`, which differ.
-      num_groups: wanted groups; narrow inputs take `fitting_groups`.
+      num_groups: wanted groups; `fitting_groups` are taken.
       dtype: type of the result, None for float32.
     """
 

@@ -154,6 +154,8 @@ def conv2d(
     plain = kernel.shape[:2] == (3, 3) and stride == dilation == 1
     if plain and padding in (None, symmetric) and _prefers_winograd(x, kernel.shape[-1]):
         return winograd_conv(x, kernel)
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding in (None, symmetric):
+        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
     return lax.conv_general_dilated(
         x,
         kernel,

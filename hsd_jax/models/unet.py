@@ -83,7 +83,8 @@ class UNet(nn.Module):
       mid_attention: attention in the middle (CompVis: always).
       num_heads: heads of every attention, unless `num_head_channels` is positive.
       num_head_channels: channels a head, or -1 to go by `num_heads`.
-      use_scale_shift_norm: see `TimestepResBlock.scale_shift`.
+      use_scale_shift_norm: see `TimestepResBlock.scale_shift`. Levels of 32 channels need it: there
+        GroupNorm's groups are single channels (as in CompVis) and undo an added embedding.
       resblock_updown: resamples inside residual blocks instead of by convolutions.
       legacy_attention: order of the channels of qkv, see `blocks.split_heads`.
       dropout: rate inside residual blocks, active only with `train`.

@@ -118,7 +118,7 @@ def degrade(image: Picture, rng: Rng) -> Picture:
     if rng.random() < 0.3:
         quality = int(rng.integers(25, 95))
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return image
 
 

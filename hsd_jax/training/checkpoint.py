@@ -14,7 +14,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         """Opens `folder` (made if absent); the `keep` newest checkpoints stay."""
-        training = ocp.training
+        # Orbax types its own policies as misfits of its own protocol (0.12.8).
+        training: Any = ocp.training
         self._checkpointer = training.Checkpointer(
             str(folder.absolute()),
             # The loop decides when; Orbax's own interval would skip the last step.

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from hsd_jax import weights
+from hsd_jax.models import apply
 from hsd_jax.training import augment
 from hsd_jax.training.input import load_source
 
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     @jax.jit
     def encode(images: jax.Array) -> jax.Array:
         x = images.astype(np.float32) / 127.5 - 1
-        h = part.module.apply({"params": part.params}, x, method="encode")
+        h = apply(part.module, part.params, x, method="encode")
         return h[0] if isinstance(h, tuple) else h
 
     out = Path(options.out)

@@ -80,7 +80,7 @@ def _run(
     data, first = config["data"], int(state.step)
     load = task.source or (lambda folder, split: load_source(folder, split, cache=True))
     sources = tuple(data["sources"]) or None
-    batches = make_dataset(
+    batches: Any = make_dataset(
         load(data["dir"], "train"),
         seed=config["seed"],
         batch_size=config["batch_size"],

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 Params = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """All that a checkpoint holds; the data position and every key follow from `step`."""
 

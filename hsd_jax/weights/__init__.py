@@ -26,7 +26,7 @@ DEFAULT = "embedded"
 MODULES = {
     "Autoencoder": "hsd_jax.models.autoencoder",
     "UNet": "hsd_jax.models.unet",
-    "SpatialRescaler": "hsd_jax.models.unet",
+    "SpatialRescaler": "hsd_jax.models.condition",
     "LayoutGenerator": "hsd_jax.models.layout_generator",
     "Parser": "hsd_jax.models.parser",
 }
@@ -88,7 +88,9 @@ def save_part(
         "extra": dict(extra),
         "parameters": int(sum(value.size for value in tensors.values())),
     }
-    save_file(tensors, folder / f"{name}.safetensors")
+    path = folder / f"{name}.safetensors"
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 

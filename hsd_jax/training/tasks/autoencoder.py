@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsd_jax.models import apply
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.blocks import average_pool
 from hsd_jax.training import augment
@@ -39,10 +40,9 @@ def detail_loss(x: jax.Array, y: jax.Array, levels: int = 3) -> jax.Array:
 
 def sample_latents(model: Autoencoder, params: Params, x: jax.Array, key: jax.Array):
     """(latents ready to decode, regulariser): a draw of the posterior, or the nearest codes."""
-    variables = {"params": params}
-    h = model.apply(variables, x, method="encode")
+    h = apply(model, params, x, method="encode")
     if model.kind == "vq":
-        quantized = model.apply(variables, h, method="vector_quantize")
+        quantized = apply(model, params, h, method="vector_quantize")
         return quantized.latents, quantized.loss
     mean, logvar = h
     z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
@@ -73,14 +73,14 @@ def make(config: Mapping[str, Any]) -> Task:
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         x = pixels(batch)
         z, regulariser = sample_latents(model, params["autoencoder"], x, key)
-        y = model.apply({"params": params["autoencoder"]}, z, True, method="decode")
+        y = apply(model, params["autoencoder"], z, True, method="decode")
         l1, detail = jnp.mean(jnp.abs(x - y)), detail_loss(x, y)
         value = l1 + weights["detail"] * detail + weights["regulariser"] * regulariser
         metrics = {"loss": value, "l1": l1, "detail": detail, "regulariser": regulariser}
         return value, (metrics, None)
 
     def reconstruct(params: Params, batch: Batch) -> jax.Array:
-        return jnp.clip(model.apply({"params": params["autoencoder"]}, pixels(batch)), -1, 1)
+        return jnp.clip(apply(model, params["autoencoder"], pixels(batch)), -1, 1)
 
     def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
         mse = jnp.mean((reconstruct(params, batch) - pixels(batch)) ** 2, axis=(1, 2, 3))

@@ -20,6 +20,7 @@ from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target
 from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
 from hsd_jax.mixing import Regions
+from hsd_jax.models import apply
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.unet import UNet
 from hsd_jax.training import augment
@@ -123,10 +124,8 @@ def make(config: Mapping[str, Any]) -> Task:
         keys = jax.random.split(key)
         eps = jax.random.normal(keys[0], z0.shape)
         s = condition(params, batch, z0)
-        output = unet.apply(
-            {"params": params["unet"]}, q_sample(z0, t, eps, schedule), t, s, train,
-            rngs={"dropout": keys[1]},
-        )
+        z_t = q_sample(z0, t, eps, schedule)
+        output = apply(unet, params["unet"], z_t, t, s, train, rngs={"dropout": keys[1]})
         wanted = target(kind, z0, eps, *alpha_sigma(schedule, t, z0.ndim))
         return (output - wanted) ** 2
 
@@ -149,7 +148,7 @@ def make(config: Mapping[str, Any]) -> Task:
         masks = Regions(known, jnp.zeros_like(known), 1 - known)
         denoise = denoiser(predictor(unet, params["unet"], s), schedule, kind)
         keys = jax.random.split(key, z0.shape[0])
-        return fuse(denoise, schedule, z0, z0, masks, keys, num_steps=10)
+        return jnp.asarray(fuse(denoise, schedule, z0, z0, masks, keys, num_steps=10))
 
     def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
         """The loss inside the hole at ten noise levels, and the error of ten-step samples."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
 from hsd_jax.mixing import head_cover, remove_neck
+from hsd_jax.models import apply
 from hsd_jax.models.discriminator import PatchDiscriminator, lsgan_d, lsgan_g
 from hsd_jax.models.layout_generator import LayoutGenerator, gumbel_softmax, log_probs
 from hsd_jax.models.norm import merge_stats
@@ -58,8 +59,8 @@ def make(config: Mapping[str, Any]) -> Task:
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         target = batch["layout"].astype(jnp.int32)
         x = one_hot(holes(batch, labels), labels)
-        out, changes = model.apply(
-            {"params": params["layout_generator"]}, x, train=True, mutable=["stats"]
+        out, changes = apply(
+            model, params["layout_generator"], x, train=True, mutable=["stats"]
         )
 
         def cross_entropy(log_p: jax.Array) -> jax.Array:
@@ -75,7 +76,7 @@ def make(config: Mapping[str, Any]) -> Task:
             frozen = jax.lax.stop_gradient(params["discriminator"])
 
             def judge(critic_params: Params, layout: jax.Array) -> jax.Array:
-                return critic.apply({"params": critic_params}, layout, train=True)
+                return apply(critic, critic_params, layout, train=True)
 
             g = lsgan_g(judge(frozen, fake))
             d = lsgan_d(
@@ -95,7 +96,7 @@ def make(config: Mapping[str, Any]) -> Task:
         return value, (metrics | {"loss": value}, overwrite)
 
     def inpaint(params: Params, layout: jax.Array) -> jax.Array:
-        return model.apply({"params": params["layout_generator"]}, layout, method="inpaint")
+        return apply(model, params["layout_generator"], layout, method="inpaint")
 
     def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
         target = batch["layout"].astype(jnp.int32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax.labels import LABEL_SETS, colorize
+from hsd_jax.models import apply
 from hsd_jax.models.parser import Parser
 from hsd_jax.training import augment
 from hsd_jax.training.state import Batch, Params
@@ -51,7 +52,7 @@ def make(config: Mapping[str, Any]) -> Task:
 
     def logits_of(params: Params, batch: Batch) -> jax.Array:
         x = batch["image"].astype(jnp.float32) / 127.5 - 1
-        return model.apply({"params": params["parser"]}, x)
+        return apply(model, params["parser"], x)
 
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         layout = batch["layout"].astype(jnp.int32)

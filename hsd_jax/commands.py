@@ -1,0 +1,220 @@
+"""What the commands of `hsd` do with files, and what they say.
+
+JAX, and all that needs it, is imported inside the functions: mistakes are told before it starts.
+They raise ValueError, with what was wrong and what to do.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hsd_jax import process
+
+
+class _Progress:
+    """What is going on: one line on a terminal, replaced by the next; nothing anywhere else."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._start = time.perf_counter()
+        self._last = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return round(time.perf_counter() - self._start, 2)
+
+    def stage(self, text: str) -> None:
+        """`text` in the place of the last; "" to clear it."""
+        if self._shown:
+            print(f"\r{' ' * self._last}\r{text}", end="", file=sys.stderr, flush=True)
+            self._last = len(text)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stage("")
+
+
+def swap(args: argparse.Namespace) -> None:
+    """`hsd swap`."""
+    with _Progress() as progress:
+        _, report = _swap_files(args, progress)
+    _tell(report, args.json)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """`hsd demo`: a swap of its photos, and the strip beside it."""
+    from hsd_jax import photo
+    from hsd_jax.demo import find_photos, strip
+
+    args.head, args.body = find_photos()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with _Progress() as progress:
+        result, report = _swap_files(args, progress)
+        from hsd_jax.labels import HALFBODY9
+
+        path = args.output.with_name(f"{args.output.stem}-strip.png")
+        photo.save_picture(strip(result.stages, HALFBODY9), path)
+    _tell({**report, "strip": str(path)}, args.json)
+
+
+def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dict[str, Any]]:
+    """The swap from files to files: the first sample's `SwapResult`, and what there is to say."""
+    from hsd_jax import photo
+
+    outputs = _numbered(args.output, args.samples)
+    for output in outputs:
+        photo.check_output(output)
+        _check_not_read(output, [args.head, args.body])
+    if args.save_steps and args.save_steps.exists() and not args.save_steps.is_dir():
+        raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
+    progress.stage("reading the photos ...")
+    photo.open_photo(args.head)  # what cannot be read is told before JAX starts
+    body = photo.open_photo(args.body)
+
+    progress.stage("loading the weights ...")
+    from hsd_jax.swap import HeadSwapper
+
+    swapper = HeadSwapper.from_pretrained(args.weights)
+    painting = "painting ..."
+    progress.stage(painting if process.has_compiled() else f"compiling (once), then {painting}")
+    results = swapper(
+        args.head,
+        args.body,
+        seed=args.seed,
+        steps=args.steps,
+        samples=args.samples,
+        solver=args.solver,
+        person=args.person,
+        head_person=args.head_person,
+        keep_steps=args.save_steps is not None,
+    )
+    results = results if isinstance(results, list) else [results]
+    first = results[0]
+    progress.stage("writing ...")
+    if args.save_steps:
+        args.save_steps.mkdir(parents=True, exist_ok=True)
+        digits = max(2, len(str(len(first.steps))))
+        for number, picture in enumerate(first.steps, 1):
+            photo.save_picture(picture, args.save_steps / f"step-{number:0{digits}}.png")
+    for output, result in reversed(list(zip(outputs, results, strict=True))):
+        photo.save_picture(result.image, output)  # OUT last: when it is there, all is
+    report = {
+        "output": str(outputs[0]),
+        "outputs": [str(output) for output in outputs],
+        "seconds": progress.seconds,
+        "shift": first.shift,
+        "faces": {"head": first.faces[0], "body": first.faces[1]},
+        "warnings": list(first.warnings),
+        "changed_fraction": round(float((first.image != body).any(-1).mean()), 6),
+        "seed": args.seed,
+    }
+    return first, report
+
+
+def _tell(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report))
+        return
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    written = [*report["outputs"], *([report["strip"]] if "strip" in report else [])]
+    print(f"wrote {', '.join(written)} in {report['seconds']:.1f} s")
+
+
+def _numbered(output: Path, count: int) -> list[Path]:
+    """OUT, OUT-2, OUT-3, ..."""
+    others = [output.with_name(f"{output.stem}-{n}{output.suffix}") for n in range(2, count + 1)]
+    return [output, *others]
+
+
+def _check_not_read(output: Path, photos: Sequence[Path]) -> None:
+    for photo in photos:
+        if output.exists() and photo.exists() and output.samefile(photo):
+            raise ValueError(f"{output} is one of the photos that are read: give another name")
+
+
+def parse(args: argparse.Namespace) -> None:
+    """`hsd parse`."""
+    from hsd_jax import photo
+
+    for path in args.photos:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+    layouts = _targets(args.output, args.photos)
+    overlays = _targets(args.overlay, args.photos) if args.overlay else []
+    if set(layouts) & set(overlays):
+        raise ValueError(f"{args.overlay} is where the layout goes: give --overlay another name")
+    for target in layouts + overlays:
+        photo.check_output(target)
+        _check_not_read(target, args.photos)
+
+    with _Progress() as progress:
+        progress.stage("loading the weights ...")
+        from hsd_jax import weights
+        from hsd_jax.parse import PhotoParser
+
+        parser = PhotoParser(weights.load_part(weights.find(args.weights), "parser"))
+        rows = []
+        for index, (path, target) in enumerate(zip(args.photos, layouts, strict=True)):
+            progress.stage(f"parsing {path} ...")
+            overlay = overlays[index] if overlays else None
+            rows.append(_parse_file(parser, path, target, overlay))
+        seconds = progress.seconds
+    if args.json:
+        print(json.dumps({"labels": parser.labels.name, "photos": rows, "seconds": seconds}))
+        return
+    for row in rows:
+        print(f"wrote {row['output']} (faces: {len(row['faces'])})")
+
+
+def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> dict[str, Any]:
+    """One photo to its layout's file (and overlay's): what there is to say of it."""
+    import numpy as np
+
+    from hsd_jax import photo
+    from hsd_jax.labels import colorize
+
+    picture = photo.open_photo(path)
+    layout, faces = parser.parse(picture), parser.faces(picture)
+    labels = parser.labels
+    if overlay:
+        coloured = (picture.astype(np.uint16) + colorize(layout, labels)) // 2
+        shown = np.where(layout[..., None] == labels.background, picture, coloured)
+        photo.save_picture(shown.astype(np.uint8), overlay, synthetic=False)
+    photo.save_layout(layout, target, labels.palette)
+    counts = np.bincount(layout.ravel(), minlength=labels.num_classes) / layout.size
+    return {
+        "photo": str(path),
+        "output": str(target),
+        "overlay": str(overlay) if overlay else None,
+        "size": [picture.shape[1], picture.shape[0]],
+        "faces": [
+            {"x": round(face.x, 1), "y": round(face.y, 1), "size": round(face.size, 1)}
+            for face in faces
+        ],
+        "share": {
+            name: round(float(count), 6) for name, count in zip(labels.classes, counts, strict=True)
+        },
+    }
+
+
+def _targets(output: Path, photos: Sequence[Path]) -> list[Path]:
+    """Where each photo's PNG goes: to `output` itself, or into that folder by the photo's name."""
+    if len(photos) == 1 and output.suffix.lower() == ".png" and not output.is_dir():
+        return [output]
+    if not output.is_dir() and (output.suffix or output.exists()):
+        kind = "a name that ends in .png, or a folder" if len(photos) == 1 else "a folder"
+        raise ValueError(f"{output}: give {kind}")
+    targets = [output / f"{photo.stem}.png" for photo in photos]
+    if len(set(targets)) < len(targets):
+        twice = next(target for target in targets if targets.count(target) > 1)
+        raise ValueError(f"two photos would be written to {twice}: rename one")
+    output.mkdir(parents=True, exist_ok=True)
+    return targets

@@ -1,0 +1,64 @@
+"""The demo's photos, which its packages ship, and the strip that shows how a swap is made."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from hsd_jax.labels import LabelSet
+
+# Both in the public domain: the US Navy's portrait of Grace Hopper, NASA's of Eileen Collins.
+_HEAD = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")
+_BODY = ("skimage", "data/astronaut.png")
+_TILE, _MARGIN, _CAPTION = 256, 16, 32
+
+
+def find_photos() -> tuple[Path, Path]:
+    """The files of the head's and the body's photo; their packages are not imported.
+
+    Raises:
+      ValueError: the extra `demo` is not installed.
+    """
+    return _find(*_HEAD), _find(*_BODY)
+
+
+def _find(package: str, name: str) -> Path:
+    spec = find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or []
+    for folder in folders:
+        if (path := Path(folder) / name).is_file():
+            return path
+    raise ValueError(f"the demo's photo in {package} is missing: pip install 'hsd-jax[demo]'")
+
+
+def strip(stages: Mapping[str, np.ndarray], labels: "LabelSet") -> np.ndarray:
+    """The stages of a swap side by side with captions, uint8 `[H, W, 3]`.
+
+    Args:
+      stages: of a `SwapResult`; pictures uint8 `[256, 256, 3]`, layouts int32 `[256, 256]`.
+      labels: of the layouts.
+    """
+    from hsd_jax.labels import colorize  # here: the photos are looked for before JAX starts
+
+    tiles = [
+        ("head", stages["head"]),
+        ("body", stages["body"]),
+        ("layout of the head", colorize(stages["head_layout"], labels)),
+        ("layout of the body", colorize(stages["body_layout"], labels)),
+        ("layouts mixed", colorize(stages["blended"], labels)),
+        ("holes inpainted", colorize(stages["inpainted"], labels)),
+        ("result", stages["result"]),
+    ]
+    width = _MARGIN + len(tiles) * (_TILE + _MARGIN)
+    canvas = Image.new("RGB", (width, _CAPTION + _TILE + _MARGIN), "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=18)
+    for index, (caption, tile) in enumerate(tiles):
+        left = _MARGIN + index * (_TILE + _MARGIN)
+        draw.text((left, _CAPTION // 2), caption, fill="black", font=font, anchor="lm")
+        canvas.paste(Image.fromarray(tile), (left, _CAPTION))
+    return np.asarray(canvas)

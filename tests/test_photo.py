@@ -1,0 +1,301 @@
+"""Photo files: what is read from them, how crops are cut and pasted, what a saved file carries."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from hsd_jax import photo
+from hsd_jax.photo import Crop
+
+SIZE = (80, 64)  # width, height
+
+
+def _picture(height: int = 64, width: int = 80, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _hollow_png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
+
+
+# Opening
+
+
+def test_a_path_a_picture_and_an_array_give_the_same_photo(tmp_path):
+    pixels = _picture()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), pixels):
+        opened = photo.open_photo(source)
+        assert opened.dtype == np.uint8
+        np.testing.assert_array_equal(opened, pixels)
+
+
+# Each orientation, as the transform of the upright photo that a camera stores under it.
+ORIENTATIONS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, 1),
+    7: lambda x: np.rot90(x, 2).transpose(1, 0, 2),
+    8: lambda x: np.rot90(x, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    upright = _picture()
+    stored = Image.fromarray(np.ascontiguousarray(ORIENTATIONS[orientation](upright)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(photo.open_photo(tmp_path / "a.png"), upright)
+
+
+def _transparent_palette() -> Image.Image:
+    image = Image.new("P", SIZE, 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(0, (0, 0, 40, 64))
+    image.info["transparency"] = 0
+    return image
+
+
+def test_transparent_palette_entries_are_laid_on_white(tmp_path):
+    _transparent_palette().save(tmp_path / "a.png")
+    opened = photo.open_photo(tmp_path / "a.png")
+    assert (opened[:, :40] == 255).all()
+    assert (opened[:, 40:] == [0, 0, 255]).all()
+
+
+MODES = {
+    "L": (Image.new("L", SIZE, 100), (100, 100, 100)),
+    "1": (Image.new("1", SIZE, 1), (255, 255, 255)),
+    "LA": (Image.new("LA", SIZE, (100, 0)), (255, 255, 255)),
+    "RGBA": (Image.new("RGBA", SIZE, (200, 100, 0, 255)), (200, 100, 0)),
+    "RGBA, half": (Image.new("RGBA", SIZE, (0, 0, 0, 128)), (127, 127, 127)),
+    "CMYK": (Image.new("CMYK", SIZE, (0, 255, 255, 0)), (255, 0, 0)),
+    "I;16": (Image.fromarray(np.full(SIZE[::-1], 50 * 257, np.uint16)), (50, 50, 50)),
+    "I, 8 bits": (Image.fromarray(np.full(SIZE[::-1], 50, np.int32)), (50, 50, 50)),
+    "F": (Image.fromarray(np.full(SIZE[::-1], 50, np.float32)), (50, 50, 50)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb(mode):
+    image, colour = MODES[mode]
+    opened = photo.open_photo(image)
+    assert opened.shape == (64, 80, 3) and opened.dtype == np.uint8
+    assert (opened == colour).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "1", "I;16"])
+def test_modes_survive_a_png(tmp_path, mode):
+    image, colour = MODES[mode]
+    image.save(tmp_path / "a.png")
+    assert (photo.open_photo(tmp_path / "a.png") == colour).all()
+
+
+def test_cmyk_survives_a_jpeg(tmp_path):
+    image, colour = MODES["CMYK"]
+    image.save(tmp_path / "a.jpg")
+    opened = photo.open_photo(tmp_path / "a.jpg").astype(int)
+    assert np.abs(opened - colour).max() <= 3
+
+
+def test_sizes_out_of_range_are_refused(monkeypatch):
+    assert photo.open_photo(_picture(64, 64)).shape == (64, 64, 3)
+    with pytest.raises(ValueError, match="only 80 x 63 pixels"):
+        photo.open_photo(_picture(63, 80))
+    monkeypatch.setattr(photo, "MAX_PIXELS", 5000)
+    with pytest.raises(ValueError, match="100 x 64 pixels.*shrink it"):
+        photo.open_photo(_picture(64, 100))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(_hollow_png(30_000, 30_000))
+    with pytest.raises(ValueError, match="bomb.png.*million"):
+        photo.open_photo(tmp_path / "bomb.png")
+
+
+def _truncated() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(_picture()).save(buffer, "JPEG")
+    return buffer.getvalue()[:1500]
+
+
+BROKEN = {
+    "text": (b"no picture at all", "no picture that can be read"),
+    "empty": (b"", "no picture that can be read"),
+    "truncated": (_truncated(), "cannot be read .* is the file complete"),
+    "no pixels": (_hollow_png(*SIZE), "cannot be read .* is the file complete"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_is_named(tmp_path, kind):
+    content, message = BROKEN[kind]
+    (tmp_path / "broken.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=f"broken.jpg.*{message}"):
+        photo.open_photo(tmp_path / "broken.jpg")
+
+
+def test_what_is_no_photo_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nobody.jpg: no such file"):
+        photo.open_photo(tmp_path / "nobody.jpg")
+    with pytest.raises(ValueError, match="cannot be read"):
+        photo.open_photo(tmp_path)
+    with pytest.raises(ValueError, match="float64 .* give uint8"):
+        photo.open_photo(np.zeros((64, 64, 3)))
+    for shape in ((64,), (64, 64, 2), (64, 64, 5), (1, 64, 64, 3)):
+        with pytest.raises(ValueError, match="give uint8"):
+            photo.open_photo(np.zeros(shape, np.uint8))
+
+
+# Crops
+
+
+def test_crop_around_golden():
+    # Half-body: the face's centroid at (0.5, 0.342) of the side; portrait: at (0.5, 0.51).
+    assert photo.crop_around(300, 200, 41.8, 0.209) == Crop(left=200, top=132, side=200)
+    assert photo.crop_around(300, 200, 95, 0.475) == Crop(left=200, top=98, side=200)
+    between = photo.crop_around(300, 200, 68.4, 0.342)
+    assert between.side == 200 and 98 < between.top < 132
+    assert photo.crop_around(10, 10, 2, 0.209).side == photo.MIN_SIDE
+    assert Crop(5, 6, 70).shifted(-2.6) == Crop(2, 6, 70)
+
+
+def test_framing_closes_in_only_where_the_photo_shows_less():
+    pixels = _picture(64, 100)
+    shares = [photo.framing(pixels, size) for size in (5, 20, 22.99, 33, 52.25, 90)]
+    np.testing.assert_allclose(shares, [0.209, 0.209, 0.209, 0.3, 0.475, 0.475])
+
+
+def test_take_repeats_edge_pixels_beyond_the_photo():
+    pixels = _picture()
+    square = photo.take(pixels, Crop(left=-10, top=-20, side=100))
+    np.testing.assert_array_equal(square[20:84, 10:90], pixels)
+    np.testing.assert_array_equal(square[:20, 10:90], np.repeat(pixels[:1], 20, 0))
+    np.testing.assert_array_equal(square[84:, 10:90], np.repeat(pixels[-1:], 16, 0))
+    np.testing.assert_array_equal(square[20:84, :10], np.repeat(pixels[:, :1], 10, 1))
+    np.testing.assert_array_equal(square[20:84, 90:], np.repeat(pixels[:, -1:], 10, 1))
+    assert (square[:20, :10] == pixels[0, 0]).all()
+
+
+@pytest.mark.parametrize("crop", [Crop(10, 5, 40), Crop(-10, -20, 100), Crop(50, 30, 64)])
+def test_paste_after_take_is_the_identity(crop):
+    pixels = _picture()
+    np.testing.assert_array_equal(photo.paste(pixels, photo.take(pixels, crop), crop), pixels)
+
+
+def test_paste_changes_the_crop_alone_and_not_its_input():
+    pixels = _picture()
+    before = pixels.copy()
+    result = photo.paste(pixels, np.full((30, 30, 3), 7, np.uint8), Crop(60, -10, 30))
+    np.testing.assert_array_equal(pixels, before)
+    assert (result[:20, 60:] == 7).all()
+    np.testing.assert_array_equal(result[20:], pixels[20:])
+    np.testing.assert_array_equal(result[:, :60], pixels[:, :60])
+
+
+def test_take_resizes_without_shift():
+    # A ramp stays a ramp: the value at a pixel's middle is that of the photo there.
+    ramp = np.repeat(np.arange(0, 256, 2, np.uint8)[None, :, None], 128, 0).repeat(3, 2)
+    small = photo.take(ramp, Crop(0, 0, 128), 64)[32, 4:-4, 0].astype(float)
+    assert np.abs(small - (np.arange(4, 60) * 4 + 1)).max() <= 1
+    large = photo.take(ramp, Crop(0, 0, 128), 256)[128, 8:-8, 0].astype(float)
+    assert np.abs(large - (np.arange(8, 248) - 0.5)).max() <= 1
+
+
+def test_resize_map_keeps_values_and_places():
+    ramp = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 64, 0)
+    large = photo.resize_map(ramp, 128)
+    assert large.dtype == np.float32 and large.shape == (128, 128)
+    np.testing.assert_allclose(large[5, 2:-2], (np.arange(2, 126) - 0.5) / 126, atol=1e-5)
+
+
+def test_inside_says_which_pixels_of_a_crop_the_photo_has():
+    seen = photo.inside(_picture(), Crop(left=-20, top=-10, side=120), 60)
+    expected = np.zeros((60, 60), bool)
+    expected[5:37, 10:50] = True  # rows -10 to 110 of 64, columns -20 to 100 of 80, at half size
+    np.testing.assert_array_equal(seen, expected)
+
+
+# Saving
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".JPEG", ".webp"])
+def test_provenance_is_read_back(tmp_path, ending):
+    pixels = np.full((64, 80, 3), (200, 100, 50), np.uint8)
+    path = tmp_path / f"a{ending}"
+    photo.save_picture(pixels, path)
+    with Image.open(path) as image:
+        exif = image.getexif()
+        assert "Synthetic image" in exif[ExifTags.Base.ImageDescription]
+        assert "hsd_jax" in exif[ExifTags.Base.Software]
+        if ending == ".png":
+            assert image.info["Description"] == exif[ExifTags.Base.ImageDescription]
+    assert np.abs(photo.open_photo(path).astype(int) - pixels).max() <= 2
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp"])
+def test_lossless_formats_keep_every_pixel(tmp_path, ending):
+    pixels = _picture()
+    photo.save_picture(pixels, tmp_path / f"a{ending}")
+    np.testing.assert_array_equal(photo.open_photo(tmp_path / f"a{ending}"), pixels)
+
+
+def test_what_is_not_synthetic_carries_no_provenance(tmp_path):
+    photo.save_picture(_picture(), tmp_path / "a.png", synthetic=False)
+    with Image.open(tmp_path / "a.png") as image:
+        assert not image.getexif() and "Description" not in image.info
+
+
+def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def disk_full(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", disk_full)
+    with pytest.raises(ValueError, match="a.png cannot be written: No space left"):
+        photo.save_picture(_picture(), tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == b"old"
+
+
+def test_output_names_are_checked(tmp_path):
+    photo.check_output(tmp_path / "a.PNG")
+    with pytest.raises(ValueError, match="end the name in one of .png"):
+        photo.check_output(tmp_path / "a.gif")
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "nowhere" / "a.png", tmp_path / "folder.png"):
+        with pytest.raises(ValueError, match="a folder that exists"):
+            photo.check_output(path)
+
+
+def test_a_layout_is_a_palette_png_of_eight_bits(tmp_path):
+    layout = np.random.default_rng(0).integers(0, 3, (64, 80), np.int32)
+    palette = ((0, 0, 0), (10, 20, 30), (255, 0, 128))
+    photo.save_layout(layout, tmp_path / "a.png", palette)
+    assert (tmp_path / "a.png").read_bytes()[24:26] == bytes([8, 3])  # IHDR: bits, colour type
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), layout)
+    np.testing.assert_array_equal(
+        photo.open_photo(tmp_path / "a.png"), np.asarray(palette, np.uint8)[layout]
+    )
+    with pytest.raises(ValueError, match="end the name in .png"):
+        photo.save_layout(layout, tmp_path / "a.jpg", palette)

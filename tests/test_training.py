@@ -1,0 +1,173 @@
+"""The four trainings, end to end on drawn people: they run, resume to the bit, release weights."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from configs.embedded import PARTS, get_config
+from data import build
+from hsd_jax import weights
+from hsd_jax.labels import HALFBODY9
+from hsd_jax.training import augment, latents, loop
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles():
+    """These tests run each compiled step a few times: compiling well would take the longest."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def draw_person(seed: int) -> tuple[Image.Image, Image.Image]:
+    """A face, hair, a neck and a body of random colours and places, and their layout."""
+    rng = np.random.default_rng(seed)
+    picture = Image.new("RGB", (SIZE, SIZE), tuple(rng.integers(0, 256, 3).tolist()))
+    layout = Image.new("L", (SIZE, SIZE), 0)
+    x, y = rng.integers(24, 40), rng.integers(18, 26)
+    shapes = [
+        ("clothes", (x - 22, y + 18, x + 22, 90)),
+        ("neck", (x - 5, y + 6, x + 5, y + 24)),
+        ("hair", (x - 12, y - 14, x + 12, y + 12)),
+        ("face", (x - 8, y - 9, x + 8, y + 12)),
+    ]
+    for name, box in shapes:
+        box = [int(v) for v in box]
+        ImageDraw.Draw(picture).ellipse(box, fill=tuple(rng.integers(0, 256, 3).tolist()))
+        ImageDraw.Draw(layout).ellipse(box, fill=HALFBODY9.index(name))
+    return picture, layout
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("people")
+    rows = ["source,name,split"]
+    for kind in ("image", "layout"):
+        (folder / "ccp_gt" / kind).mkdir(parents=True)
+    for i in range(12):
+        picture, layout = draw_person(i)
+        picture.save(folder / "ccp_gt" / "image" / f"{i}.jpg")
+        layout.save(folder / "ccp_gt" / "layout" / f"{i}.png")
+        rows.append(f"ccp_gt,{i},{'test' if i >= 8 else 'train'}")
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    out = folder / "built"
+    assert build.main(["halfbody", "--source", str(folder), "--out", str(out)]) == 0
+    return out
+
+
+TINY = {
+    "parser": dict(widths=(16, 32), depths=(1, 1)),
+    "autoencoder": dict(
+        kind="kl", embed_dim=4, z_channels=4, ch=16, ch_mult=(1,), num_res_blocks=1, patch=4,
+        mid_attention=False,
+    ),
+    "layout": dict(preset="small", width=0.125, norm="group"),
+    "diffusion": dict(
+        model_channels=16, channel_mult=(1, 2), num_res_blocks=1, num_heads=2, dropout=0.1
+    ),
+}
+
+
+def tiny_config(part: str, data_dir: Path, steps: int) -> dict:
+    config = get_config(part).to_dict()
+    config |= dict(
+        model=TINY[part], steps=steps, batch_size=4, eval_batch_size=4, log_every=1, save_every=2,
+        eval_every=steps,
+    )
+    config["optimizer"] |= dict(warmup=1, decay="constant")
+    config["data"] |= dict(dir=str(data_dir), latents=str(data_dir / "latents"))
+    if part == "layout":  # the paper's adversarial term, which the embedded config leaves out
+        config["loss"]["adversarial"] = 0.2
+        config["discriminator"] = dict(ndf=8, n_layers=2, norm="batch")
+    config["data"] |= {"parser": dict(size=64), "autoencoder": dict(size=32),
+                       "layout": dict(size=32), "diffusion": dict(window=8)}[part]
+    return config
+
+
+@pytest.fixture(scope="module")
+def latent_dir(data_dir: Path) -> Path:
+    config = tiny_config("autoencoder", data_dir, 2)
+    loop.train(config, data_dir / "autoencoder")
+    latents.main(
+        ["--weights", str(data_dir / "autoencoder" / "weights"), "--data", str(data_dir),
+         "--out", str(data_dir / "latents"), "--views", "2"]
+    )
+    return data_dir / "latents"
+
+
+def metrics_of(workdir: Path) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    timeless = [json.loads(line) for line in lines]
+    for line in timeless:
+        line.pop("images_per_second", None)
+    return timeless
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_resumed_training_is_the_same_training(
+    part: str, data_dir: Path, latent_dir: Path, tmp_path: Path
+):
+    whole = loop.train(tiny_config(part, data_dir, 4), tmp_path / "whole")
+    loop.train(tiny_config(part, data_dir, 2), tmp_path / "parts")
+    # A killed run has logged steps that no checkpoint holds, and half a line.
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 0.0}\n{"step": 4, "lo')
+    resumed = loop.train(tiny_config(part, data_dir, 4), tmp_path / "parts")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    last = [line for line in metrics_of(tmp_path / "whole") if line["step"] > 2]
+    assert last == [line for line in metrics_of(tmp_path / "parts") if line["step"] > 2]
+    assert list((tmp_path / "whole" / "samples").glob("*.png"))
+    for path in (tmp_path / "whole" / "weights").glob("*.json"):
+        loaded = weights.load_part(path.parent, path.stem)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
+
+
+def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
+    config = tiny_config("parser", data_dir, 60)
+    config |= dict(log_every=60, save_every=60, batch_size=8)
+    config["optimizer"] |= dict(learning_rate=3e-3, warmup=10)
+    loop.train(config, tmp_path)
+    first_guess = 1 / 3  # all background, clothes or hair: no class is half of the picture
+    figures = metrics_of(tmp_path)[-1]
+    assert figures["test/iou/person"] > first_guess + 0.2
+    assert figures["test/iou/clothes"] > first_guess
+
+
+def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: Path):
+    loop.train(tiny_config("parser", data_dir, 2), tmp_path)
+    config = tiny_config("parser", data_dir, 6)
+    config["optimizer"] |= dict(learning_rate=float("inf"), clip=0.0)
+    with pytest.raises(FloatingPointError, match=r"step \d: lower the learning rate"):
+        loop.train(config, tmp_path)
+    state = loop.train(tiny_config("parser", data_dir, 2), tmp_path, export_only=True)
+    assert int(state.step) == 2
+
+
+def test_window_keeps_picture_and_layout_together():
+    layout = np.zeros((64, 64), np.uint8)
+    layout[20:40, 10:30] = 4
+    image = np.repeat(layout[..., None] * 40, 3, axis=-1)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        view, labels = augment.random_window(image, layout, rng, 48, (0.5, 1.5), 15.0, 0.1)
+        assert view.shape == (48, 48, 3) and labels.shape == (48, 48)
+        agree = (view[..., 0] > 80) == (labels == 4)
+        assert agree.mean() > 0.93  # edges are blurred in one and sharp in the other
+
+
+def test_fitted_partner_has_this_faces_size_and_place():
+    face = HALFBODY9.face
+    mine, theirs = np.zeros((2, 96, 96), np.uint8)
+    mine[30:50, 40:60] = face
+    theirs[10:50, 5:45] = face
+    fitted = augment.fit_partner(theirs, mine, face, np.random.default_rng(0), jitter=0.0)
+    rows, columns = np.nonzero(fitted == face)
+    assert abs(rows.mean() - 39.5) < 1 and abs(columns.mean() - 49.5) < 1
+    assert abs(np.sqrt(len(rows)) - 20) < 1
