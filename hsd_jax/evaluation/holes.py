@@ -1,0 +1,164 @@
+"""Holes with known truth: what a swap would paint if a picture's person had worn another's head.
+
+A random other person's head, brought to this face's size and place as a swap's crops bring it, is
+the old head that is taken away. The hole is where it was and this person's neck, outside this
+person's own head; the picture itself is the answer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from hsd_jax.labels import HALFBODY9, LabelSet, remap
+from hsd_jax.mixing import dilate
+
+# As wide as a swap's (hsd_jax/painting.py) when this was written. Numbers of the benchmark and not
+# that file's, so that figures of different versions stay comparable.
+OLD_HEAD_MARGIN = 7
+NECK_MARGIN = 3
+MIN_FACE = 30  # pixels: fewer are no face, as in training
+MIN_HOLE = 100  # pixels: fewer say nothing
+GREY = 127
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture with its hole.
+
+    Attributes:
+      index: of the picture in the split.
+      truth: uint8 `[H, W, 3]`, the picture.
+      layout: int32 `[H, W]`, its true layout.
+      body_layout: int32 `[H, W]`: this body under the other person's head; its own head is
+        background there, as it is not on that photo.
+      partner: uint8 `[H, W, 3]`, the other person's picture, fitted.
+      old_head: bool `[H, W]`, the other person's head and a margin for stray hair.
+      hole: bool `[H, W]`.
+    """
+
+    index: int
+    truth: np.ndarray
+    layout: np.ndarray
+    body_layout: np.ndarray
+    partner: np.ndarray
+    old_head: np.ndarray
+    hole: np.ndarray
+
+    @property
+    def destroyed(self) -> np.ndarray:
+        """The picture with its hole grey: an encoder that looks around a corner learns nothing."""
+        return np.where(self.hole[..., None], np.uint8(GREY), self.truth)
+
+
+def cases(
+    source: Any,
+    labels: LabelSet,
+    *,
+    seed: int = 0,
+    sources: Sequence[str] | None = None,
+    count: int | None = None,
+) -> Iterator[Case]:
+    """The first `count` cases of a split, or all; pictures without a face or a hole give none.
+
+    The partner depends on `seed`, on the picture's place in the split and on which pictures may be
+    partners, not on `count`.
+
+    Args:
+      source: a `hsd_jax.training.input.Source` of halfbody9 layouts.
+      labels: the label set of the cases' layouts.
+      sources: use only pictures, and partners, with these `source` names.
+
+    Raises:
+      ValueError: an unknown source, fewer than two faces, or no class of `labels` for one of
+        halfbody9's.
+    """
+    known = sorted(set(source.names))
+    if unknown := sorted(set(sources or ()) - set(known)):
+        raise ValueError(f"no pictures from {', '.join(unknown)}: use {', '.join(known)}")
+    usable = [
+        i
+        for i, name in enumerate(source.names)
+        if (not sources or name in sources)
+        and np.sum(source.layout(i) == HALFBODY9.face) >= MIN_FACE
+    ]
+    if len(usable) < 2:
+        raise ValueError(f"{len(usable)} pictures show a face: a partner needs two or more")
+    return _cases(source, labels, usable, seed, count)
+
+
+def _cases(
+    source: Any, labels: LabelSet, usable: list[int], seed: int, count: int | None
+) -> Iterator[Case]:
+    made = 0
+    for place, index in enumerate(usable):
+        if made == count:
+            return
+        rng = np.random.default_rng((seed, index))
+        other = int(rng.integers(len(usable) - 1))
+        other += other >= place  # any picture but this one
+        person, partner = _pair(source, index, labels), _pair(source, usable[other], labels)
+        case = make_case(index, person, partner, labels)
+        if case.hole.sum() >= MIN_HOLE:
+            made += 1
+            yield case
+
+
+class Pair(NamedTuple):
+    """A picture uint8 `[H, W, 3]` and its layout, integers `[H, W]`."""
+
+    image: np.ndarray
+    layout: np.ndarray
+
+
+def _pair(source: Any, index: int, labels: LabelSet) -> Pair:
+    example = source[index]
+    return Pair(example["image"], remap(example["layout"], HALFBODY9, labels))
+
+
+def make_case(index: int, person: Pair, partner: Pair, labels: LabelSet) -> Case:
+    """The hole that the partner's head leaves in the person's picture.
+
+    Raises:
+      ValueError: either shows no face.
+    """
+    layout = person.layout
+    matrix = fit(partner.layout, layout, labels.face)
+    size = layout.shape[::-1]
+    head = cv2.warpAffine(partner.layout.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
+    picture = cv2.warpAffine(partner.image, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    worn = np.isin(head, labels.head)
+    own = np.isin(layout, labels.head)
+    old_head = np.asarray(dilate(worn, OLD_HEAD_MARGIN)) > 0
+    neck = np.asarray(dilate(np.isin(layout, labels.neck), NECK_MARGIN)) > 0
+    body_layout = np.where(worn, head, np.where(own, labels.background, layout))
+    return Case(
+        index=index,
+        truth=person.image,
+        layout=layout.astype(np.int32),
+        body_layout=body_layout.astype(np.int32),
+        partner=picture,
+        old_head=old_head,
+        hole=(old_head | neck) & ~own,
+    )
+
+
+def fit(partner: np.ndarray, layout: np.ndarray, face: int) -> np.ndarray:
+    """The 2 x 3 matrix that brings the partner's face to this one's size and place.
+
+    As `hsd_jax.training.augment.fit_partner` without its jitter, for pictures too.
+
+    Raises:
+      ValueError: one of the layouts has fewer than `MIN_FACE` pixels of face.
+    """
+    places = []
+    for each in (partner, layout):
+        rows, columns = np.nonzero(each == face)
+        if len(rows) < MIN_FACE:
+            raise ValueError(f"{len(rows)} pixels of face: give layouts that show one")
+        places.append((columns.mean(), rows.mean(), np.sqrt(len(rows))))
+    (their_x, their_y, their_size), (x, y, size) = places
+    zoom = size / their_size
+    return np.array([[zoom, 0, x - zoom * their_x], [0, zoom, y - zoom * their_y]])

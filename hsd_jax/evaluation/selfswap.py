@@ -1,0 +1,332 @@
+"""The offline benchmark with known truth: test people's own heads, put back on their own bodies.
+
+    python -m hsd_jax.evaluation.selfswap --data DIR [--weights NAME|DIR] [--sources NAME ...]
+        [--count N] [--seed N] [--json FILE] [--sheet PNG]
+
+The hole that another person's head leaves (`hsd_jax.evaluation.holes`) is painted by each method,
+and what it painted is compared with the true pixels (`hsd_jax.evaluation.metrics`). `hsd` is the
+code of a swap from the parsed layouts on: mix, inpaint the layout, fuse, decode, blend. Head and
+body photo are both the picture with its hole made grey, so nothing of the truth can leak through
+the encoder's receptive field; grey is stranger to it than the old head of a real photo would be.
+The layouts are the data's, not the parser's: parsing errors are no part of the figures.
+
+Baselines: Telea's and the Navier-Stokes inpainting of OpenCV, radius 5; cut-and-paste (the paper,
+section 4.1), which leaves the old head where it is, pastes the new one on it and keeps the neck of
+the body photo; class-colour, the inpainted layout in each class's mean colour outside the hole.
+Cut-and-paste is no more than a scale here: its neck is the truth itself, which no swap has, while
+the margin around the old head shows a rim of the other picture's background, which no swap has
+either.
+
+A sheet shows pictures of the data set: do not publish one unless their licence and the people on
+them allow it.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+import hsd_jax
+from hsd_jax import composite, photo, weights
+from hsd_jax.evaluation import metrics
+from hsd_jax.labels import LabelSet, get_label_set
+from hsd_jax.painting import Painter, Plan
+from hsd_jax.parse import SIZE
+
+if TYPE_CHECKING:  # they need the extras; `main` says which when they are missing
+    from hsd_jax.evaluation.holes import Case
+
+BATCH = 8
+SOLVER = "dpmpp"
+METHODS = ("hsd", "telea", "navier-stokes", "cut-and-paste", "class-colour")
+FIGURES = {"psnr": "PSNR dB", "pd_hsd": "PD-hsd", "ssim": "SSIM", "seam": "seam"}
+HIGHER_IS_BETTER = ("psnr", "ssim")
+_PARTS = ("autoencoder", "unet", "condition", "layout_generator")
+_RADIUS = 5
+_SHEET_ROWS = 12
+
+
+def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """`[BATCH, ...]`: the arrays, and copies of the last."""
+    return np.stack([*arrays, *[arrays[-1]] * (BATCH - len(arrays))])
+
+
+class SelfSwapper:
+    """A swap's own code on cases, in batches of one size, compiled once."""
+
+    def __init__(self, parts: dict[str, weights.Loaded]):
+        """`parts`: the four nets that `Painter` takes."""
+        painter = Painter(parts)
+        self.labels = painter.labels
+        self._params = {name: part.params for name, part in parts.items()}
+        self._plan = jax.jit(jax.vmap(painter.plan, in_axes=(None, 0, 0)))
+        paint = partial(painter.paint, solver=SOLVER, num_steps=None, keep=False)
+        self._paint = jax.jit(jax.vmap(paint, in_axes=(None, 0, 0, 0, 0)))
+
+    def __call__(self, cases: Sequence["Case"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """At most `BATCH` cases -> for each the result and the inpainted layout.
+
+        A result is uint8 `[256, 256, 3]`, a layout int32 `[256, 256]`. The sample of a case depends
+        on `seed` and its index alone.
+
+        Raises:
+          ValueError: a picture of another size, or a plan that keeps pixels of a hole.
+        """
+        for case in cases:
+            if case.truth.shape != (SIZE, SIZE, 3):
+                raise ValueError(
+                    f"picture {case.index} is {case.truth.shape}: build the data at {SIZE} x {SIZE}"
+                )
+        indices = padded([np.asarray(case.index) for case in cases])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+        pictures = padded([case.destroyed for case in cases])
+        layouts = padded([case.layout for case in cases])
+        body_layouts = padded([case.body_layout for case in cases])
+        plans = self._plan(self._params, layouts, body_layouts)
+        painted, _ = self._paint(self._params, pictures, pictures, plans, keys[:, None])
+        painted, fields = np.asarray(painted), [np.asarray(x) for x in plans]
+        results = []
+        for i, case in enumerate(cases):
+            plan = Plan(*(x[i] for x in fields))
+            results.append((_blended(case, plan, painted[i, 0]), plan.layout))
+        return results
+
+
+def _blended(case: "Case", plan: Plan, painted: np.ndarray) -> np.ndarray:
+    """The painted picture under the kept pixels, as a swap does it at the size of the crop."""
+    if (case.hole & (plan.head | plan.body)).any():
+        raise ValueError(
+            "the swap keeps pixels that are destroyed here: its margins in painting.py are "
+            "narrower than those of evaluation/holes.py; make these no wider"
+        )
+    layers = composite.Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
+    return composite.blend(composite.match_border(painted, layers), layers)
+
+
+def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:
+    """OpenCV's inpainting of the hole: Telea (2004), or Bertalmio et al. (2001)."""
+    import cv2
+
+    method = cv2.INPAINT_NS if navier_stokes else cv2.INPAINT_TELEA
+    return cv2.inpaint(case.destroyed, case.hole.astype(np.uint8), _RADIUS, method)
+
+
+def cut_and_paste(case: "Case") -> np.ndarray:
+    """The old head, with its margin, where it shows in the hole; the picture itself elsewhere."""
+    return metrics.inside(case.partner, case.truth, case.hole & case.old_head)
+
+
+def class_colour(case: "Case", layout: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """The hole in the colours of `layout`: each class's mean outside the hole.
+
+    A class that is not seen there gets the mean of all that is, the neck the face's.
+    """
+    result = case.destroyed
+    for index in np.unique(layout[case.hole]):
+        seen = np.isin(case.layout, [labels.face if index in labels.neck else index]) & ~case.hole
+        mean = case.truth[seen if seen.any() else ~case.hole].mean(0)
+        result[case.hole & (layout == index)] = np.round(mean)
+    return result
+
+
+@dataclass
+class Figures:
+    """What was measured: `values[method][figure]` holds one number a picture."""
+
+    indices: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    values: dict[str, dict[str, list[float]]] = field(
+        default_factory=lambda: {method: {name: [] for name in FIGURES} for method in METHODS}
+    )
+    sheet: list[np.ndarray] = field(default_factory=list)
+
+    def intervals(self, seed: int) -> dict[str, dict[str, metrics.Interval]]:
+        """Mean over the pictures, with its bootstrap interval."""
+        return {
+            method: {
+                name: metrics.bootstrap(np.array(numbers), seed) for name, numbers in row.items()
+            }
+            for method, row in self.values.items()
+        }
+
+
+def evaluate(
+    cases: Iterable["Case"],
+    swapper: SelfSwapper,
+    distance: metrics.PerceptualDistance,
+    seed: int,
+) -> Figures:
+    """Every method on every case."""
+    figures = Figures()
+    for batch in _batches(cases):
+        results = []
+        for case, (picture, layout) in zip(batch, swapper(batch, seed), strict=True):
+            row = (
+                picture,
+                inpainted(case, navier_stokes=False),
+                inpainted(case, navier_stokes=True),
+                cut_and_paste(case),
+                class_colour(case, layout, swapper.labels),
+            )
+            results.append(dict(zip(METHODS, row, strict=True)))
+            figures.indices.append(case.index)
+            figures.shares.append(float(case.hole.mean()))
+            if len(figures.sheet) < _SHEET_ROWS:
+                figures.sheet.append(np.concatenate([case.truth, case.destroyed, *row], axis=1))
+        _measure(figures, batch, results, distance)
+        if sys.stderr.isatty():
+            print(f"{len(figures.indices)} pictures", end="\r", file=sys.stderr, flush=True)
+    return figures
+
+
+def _measure(
+    figures: Figures,
+    batch: list["Case"],
+    results: list[dict[str, np.ndarray]],
+    distance: metrics.PerceptualDistance,
+) -> None:
+    truth = distance.features(padded([case.truth for case in batch]))
+    holes = padded([case.hole for case in batch])
+    for method in METHODS:
+        row = figures.values[method]
+        triples = [(r[method], c.truth, c.hole) for c, r in zip(batch, results, strict=True)]
+        filled = padded([metrics.inside(*triple) for triple in triples])
+        row["pd_hsd"] += distance(filled, truth, holes)[: len(batch)].tolist()
+        row["psnr"] += [metrics.psnr(*triple) for triple in triples]
+        row["ssim"] += [metrics.ssim(*triple) for triple in triples]
+        row["seam"] += [metrics.seam(*triple) for triple in triples]
+
+
+def _batches(cases: Iterable["Case"]) -> Iterator[list["Case"]]:
+    iterator = iter(cases)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def table(intervals: dict[str, dict[str, metrics.Interval]]) -> str:
+    """Methods by figures, with `*` at the best mean of each column."""
+    lines = [["", *FIGURES.values()]]
+    best = {}
+    for name in FIGURES:
+        means = [row[name].mean for row in intervals.values()]
+        best[name] = max(means) if name in HIGHER_IS_BETTER else min(means)
+    for method, row in intervals.items():
+        cells = [method]
+        for name in FIGURES:
+            mean, low, high = row[name]
+            digits = 2 if name in ("psnr", "seam") else 4
+            mark = "*" if mean == best[name] else " "
+            cells.append(f"{mean:.{digits}f}{mark} [{low:.{digits}f}, {high:.{digits}f}]")
+        lines.append(cells)
+    widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in lines
+    )
+
+
+def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict[str, Any]:
+    import cv2
+
+    intervals = figures.intervals(options.seed)
+    return {
+        "benchmark": "selfswap",
+        "versions": {
+            "hsd_jax": hsd_jax.__version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "python": platform.python_version(),
+        },
+        "device": jax.devices()[0].device_kind,
+        "weights": folder.resolve().name,
+        "seed": options.seed,
+        "solver": SOLVER,
+        "sources": options.sources,
+        "pictures": len(figures.indices),
+        "hole_share": float(np.mean(figures.shares)),
+        "figures": {
+            method: {name: interval._asdict() for name, interval in row.items()}
+            for method, row in intervals.items()
+        },
+        "per_picture": {"index": figures.indices, **figures.values},
+    }
+
+
+def _run(options: argparse.Namespace) -> None:
+    from hsd_jax.evaluation import holes
+    from hsd_jax.training.input import load_source
+
+    if options.count is not None and options.count < 1:
+        raise ValueError(f"--count is {options.count}: ask for at least 1 picture")
+    if options.seed < 0:
+        raise ValueError(f"--seed is {options.seed}: give 0 or more")
+    if options.sheet:
+        photo.check_output(options.sheet)
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        raise ValueError(f"{options.json}: give a file in a folder that exists")
+    source = load_source(options.data, "test")
+    folder = weights.find(options.weights)
+    parts = {name: weights.load_part(folder, name) for name in _PARTS}
+    parser = weights.load_part(folder, "parser")
+    labels = get_label_set(parts["unet"].extra["labels"])
+    cases = holes.cases(
+        source, labels, seed=options.seed, sources=options.sources, count=options.count
+    )
+    swapper, distance = SelfSwapper(parts), metrics.PerceptualDistance(parser)
+    figures = evaluate(cases, swapper, distance, options.seed)
+    if not figures.indices:
+        raise ValueError("no picture has a hole worth painting: use other --sources or --seed")
+    report = _report(options, folder, figures)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if options.sheet:
+        photo.save_picture(np.concatenate(figures.sheet), options.sheet)
+    share = 100 * report["hole_share"]
+    print(f"{report['pictures']} test pictures, holes of {share:.1f} % on average, weights "
+          f"{folder.name}; mean [95 % interval], * best")  # fmt: skip
+    print(table(figures.intervals(options.seed)))
+    if options.sheet:
+        print(f"{options.sheet}: truth, hole, {', '.join(METHODS)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 after one line on stderr."""
+    name = "hsd_jax.evaluation.selfswap"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR", help="folder of the built data set")
+    add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")
+    add("--sources", nargs="+", metavar="NAME", help="only pictures, and partners, of these")
+    add("--count", type=int, metavar="N", help="only the first N pictures")
+    add("--seed", type=int, default=0, help="of partners and samples")
+    add("--json", type=Path, metavar="FILE", help="write figures and versions")
+    add("--sheet", type=Path, metavar="PNG", help=f"write the first {_SHEET_ROWS} pictures")
+    options = parser.parse_args(argv)
+    try:
+        _run(options)
+    except ModuleNotFoundError as error:
+        needs = f"{error.name} is missing: pip install 'hsd-jax[eval,train]'"
+        print(f"{name}: error: {needs}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"{name}: error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
