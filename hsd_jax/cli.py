@@ -102,7 +102,7 @@ def _add_demo(subparsers: Any) -> None:
         "demo",
         parents=[_sampling()],
         help="a swap of two photos that dependencies ship",
-        description="Put Grace Hopper's head on Eileen Collins' body, and write a strip of the "
+        description="Put Grace Hopper's head on an astronaut's suit, and write a strip of the "
         "steps beside OUT. Needs the extra hsd-jax[demo], whose packages ship the photos.",
         allow_abbrev=False,
     )

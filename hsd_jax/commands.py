@@ -182,7 +182,7 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     from hsd_jax.labels import colorize
 
     picture = photo.open_photo(path)
-    layout, faces = parser.parse(picture), parser.faces(picture)
+    layout, faces = parser.parse(picture)
     labels = parser.labels
     if overlay:
         coloured = (picture.astype(np.uint16) + colorize(layout, labels)) // 2

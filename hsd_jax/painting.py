@@ -26,6 +26,10 @@ _EDGE_OUTSIDE = 4
 _EDGE_INSIDE = 2
 
 
+PARTS = ("autoencoder", "unet", "condition", "layout_generator")
+"""The nets that a `Painter` takes."""
+
+
 class Plan(NamedTuple):
     """What is kept and what is painted, `[256, 256]` each."""
 
@@ -43,7 +47,7 @@ class Painter:
     """The nets of a swap and the facts that go with them."""
 
     def __init__(self, parts: dict[str, Loaded]):
-        """`parts`: autoencoder, unet, condition, layout_generator."""
+        """`parts`: those of `PARTS`."""
         self._modules = {name: part.module for name, part in parts.items()}
         facts = parts["unet"].extra
         self.labels = get_label_set(facts["labels"])

@@ -72,8 +72,8 @@ class PhotoParser:
 
         self._probabilities = lambda image: np.asarray(probabilities(params, image[None])[0])
 
-    def parse(self, image: np.ndarray) -> np.ndarray:
-        """Class indices of a photo at its own size, uint8 `[H, W]`.
+    def parse(self, image: np.ndarray) -> tuple[np.ndarray, list[Face]]:
+        """Class indices of a photo at its own size, uint8 `[H, W]`, and its faces, largest first.
 
         Everywhere the whole photo's layout, enlarged; around each face the crop's, which is finer.
         """
@@ -82,11 +82,7 @@ class PhotoParser:
         for face in reversed(faces):  # the largest last, in front
             _, crop, refined = self._refine(image, face, photo.framing(image, face.size))
             layout = _to_photo(image, layout, refined, crop)
-        return layout
-
-    def faces(self, image: np.ndarray) -> list[Face]:
-        """The faces of a photo, the largest first."""
-        return self._survey(image)[0]
+        return layout, faces
 
     def person(
         self,
@@ -107,7 +103,7 @@ class PhotoParser:
         Raises:
           ValueError: no face, or fewer than `number`.
         """
-        faces = self.faces(image)
+        faces = self._survey(image)[0]
         if not faces:
             raise ValueError(
                 f"{name}: no face found: give a photo that shows a person from the front, head and "

@@ -3,6 +3,7 @@
 The only file that knows of image files. A photo is uint8 `[H, W, 3]` sRGB from here on.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 import hsd_jax
 
@@ -28,7 +29,8 @@ def open_photo(source: Any) -> np.ndarray:
 
     Args:
       source: a path, a PIL image, or an array uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
-        EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled.
+        EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled; an
+        embedded colour profile is converted to sRGB.
 
     Raises:
       ValueError: no such file, no picture, or one too large or too small.
@@ -76,7 +78,21 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+    return np.array(_to_srgb(image))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """RGB in sRGB's colours: a phone's Display P3 photo would come out pale otherwise."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            return image.convert("RGB") if converted is None else converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # damaged, or of another mode than the picture: as without a profile
+    return image.convert("RGB")
 
 
 def save_picture(image: np.ndarray, path: str | Path, synthetic: bool = True) -> None:
@@ -157,6 +173,8 @@ def check_output(path: str | Path) -> None:
         raise ValueError(f"{path}: end the name in one of {', '.join(_FORMATS)}")
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{path}: give a file in a folder that exists")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path}: its folder cannot be written to, give another")
 
 
 @dataclass(frozen=True)

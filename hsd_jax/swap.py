@@ -15,10 +15,8 @@ import numpy as np
 from hsd_jax import composite, photo, weights
 from hsd_jax.labels import LabelSet
 from hsd_jax.mixing import neck_shift, shift_columns
-from hsd_jax.painting import Painter, Plan
+from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE, Person, PhotoParser
-
-_PAINTED_PARTS = ("autoencoder", "unet", "condition", "layout_generator")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class HeadSwapper:
 
     def __init__(self, folder: Path):
         """Reads the five nets of a folder of weights (see `hsd_jax.weights`)."""
-        parts = {name: weights.load_part(folder, name) for name in _PAINTED_PARTS}
+        parts = {name: weights.load_part(folder, name) for name in PARTS}
         self._params = {name: part.params for name, part in parts.items()}
         self._parser = PhotoParser(weights.load_part(folder, "parser"))
         self._painter = Painter(parts)

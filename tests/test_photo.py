@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from hsd_jax import photo
 from hsd_jax.photo import Crop
@@ -299,3 +299,14 @@ def test_a_layout_is_a_palette_png_of_eight_bits(tmp_path):
     )
     with pytest.raises(ValueError, match="end the name in .png"):
         photo.save_layout(layout, tmp_path / "a.jpg", palette)
+
+
+def test_an_embedded_profile_is_converted_to_srgb(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # The primaries of red and green exchanged, in the table of the profile's tags.
+    swapped = srgb.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    picture = Image.new("RGB", (64, 64), (0, 250, 0))
+    for profile, want in ((srgb, (0, 250, 0)), (swapped, (250, 0, 0)), (srgb[:90], (0, 250, 0))):
+        picture.save(tmp_path / "picture.png", icc_profile=profile)
+        got = photo.open_photo(tmp_path / "picture.png")[0, 0]
+        np.testing.assert_allclose(got, want, atol=2)

@@ -14,12 +14,12 @@ import numpy as np
 
 from hsd_jax.labels import HALFBODY9, LabelSet, remap
 from hsd_jax.mixing import dilate
+from hsd_jax.training.augment import MIN_FACE, face_place, fit_matrix
 
 # As wide as a swap's (hsd_jax/painting.py) when this was written. Numbers of the benchmark and not
 # that file's, so that figures of different versions stay comparable.
 OLD_HEAD_MARGIN = 7
 NECK_MARGIN = 3
-MIN_FACE = 30  # pixels: fewer are no face, as in training
 MIN_HOLE = 100  # pixels: fewer say nothing
 GREY = 127
 
@@ -153,12 +153,7 @@ def fit(partner: np.ndarray, layout: np.ndarray, face: int) -> np.ndarray:
     Raises:
       ValueError: one of the layouts has fewer than `MIN_FACE` pixels of face.
     """
-    places = []
-    for each in (partner, layout):
-        rows, columns = np.nonzero(each == face)
-        if len(rows) < MIN_FACE:
-            raise ValueError(f"{len(rows)} pixels of face: give layouts that show one")
-        places.append((columns.mean(), rows.mean(), np.sqrt(len(rows))))
-    (their_x, their_y, their_size), (x, y, size) = places
-    zoom = size / their_size
-    return np.array([[zoom, 0, x - zoom * their_x], [0, zoom, y - zoom * their_y]])
+    theirs, mine = face_place(partner, face), face_place(layout, face)
+    if theirs is None or mine is None:
+        raise ValueError(f"fewer than {MIN_FACE} pixels of face: give layouts that show one")
+    return fit_matrix(theirs, mine)

@@ -39,7 +39,7 @@ import hsd_jax
 from hsd_jax import composite, photo, weights
 from hsd_jax.evaluation import metrics
 from hsd_jax.labels import LabelSet, get_label_set
-from hsd_jax.painting import Painter, Plan
+from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE
 
 if TYPE_CHECKING:  # they need the extras; `main` says which when they are missing
@@ -50,7 +50,6 @@ SOLVER = "dpmpp"
 METHODS = ("hsd", "telea", "navier-stokes", "cut-and-paste", "class-colour")
 FIGURES = {"psnr": "PSNR dB", "pd_hsd": "PD-hsd", "ssim": "SSIM", "seam": "seam"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
-_PARTS = ("autoencoder", "unet", "condition", "layout_generator")
 _RADIUS = 5
 _SHEET_ROWS = 12
 
@@ -276,7 +275,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.json}: give a file in a folder that exists")
     source = load_source(options.data, "test")
     folder = weights.find(options.weights)
-    parts = {name: weights.load_part(folder, name) for name in _PARTS}
+    parts = {name: weights.load_part(folder, name) for name in PARTS}
     parser = weights.load_part(folder, "parser")
     labels = get_label_set(parts["unet"].extra["labels"])
     cases = holes.cases(

@@ -146,19 +146,32 @@ def fit_partner(
       The partner's layout on this picture's grid, background where it has none; unchanged when
       either shows no face.
     """
-    mine, theirs = _face_place(layout, face), _face_place(partner, face)
+    mine, theirs = face_place(layout, face), face_place(partner, face)
     if mine is None or theirs is None:
         return partner
-    (x, y, size), (their_x, their_y, their_size) = mine, theirs
-    zoom = size / their_size * float(np.exp(rng.normal(0, jitter)))
+    x, y, size = mine
+    size *= float(np.exp(rng.normal(0, jitter)))
     x, y = np.array([x, y]) + rng.normal(0, jitter, 2) * size
-    matrix = np.array([[zoom, 0, x - zoom * their_x], [0, zoom, y - zoom * their_y]])
+    matrix = fit_matrix(theirs, (x, y, size))
     return cv2.warpAffine(partner, matrix, layout.shape[::-1], flags=cv2.INTER_NEAREST)
 
 
-def _face_place(layout: Layout, face: int) -> tuple[float, float, float] | None:
+Place = tuple[float, float, float]
+
+
+def fit_matrix(theirs: Place, mine: Place) -> np.ndarray:
+    """The 2 x 3 matrix that brings a face at `theirs` to `mine` (see `face_place`)."""
+    (their_x, their_y, their_size), (x, y, size) = theirs, mine
+    zoom = size / their_size
+    return np.array([[zoom, 0, x - zoom * their_x], [0, zoom, y - zoom * their_y]])
+
+
+MIN_FACE = 30  # pixels: fewer are no face
+
+
+def face_place(layout: Layout, face: int) -> Place | None:
     """(column, row, square root of the area) of the face, None when there is hardly any."""
     rows, columns = np.nonzero(layout == face)
-    if len(rows) < 30:
+    if len(rows) < MIN_FACE:
         return None
     return float(columns.mean()), float(rows.mean()), float(np.sqrt(len(rows)))
