@@ -60,6 +60,29 @@ def blend(painted: np.ndarray, layers: Layers) -> np.ndarray:
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
+def settle(painted: np.ndarray, layers: Layers, background: np.ndarray) -> np.ndarray:
+    """The painted picture made to fit what is kept: its colours, and the background behind it.
+
+    The paper, too, fills the background of photos apart from its diffusion model (appendix A.1,
+    with LaMa): what the old head hid of it is here the smooth continuation of what is around.
+
+    Args:
+      painted: uint8 `[H, W, 3]`, sides powers of two.
+      layers: what is kept, at the same size.
+      background: bool `[H, W]`, where the inpainted layout has background.
+
+    Returns:
+      uint8 `[H, W, 3]`.
+    """
+    painted = match_border(painted, layers)
+    seen = layers.body_alpha * background
+    if seen.mean() < 0.01:
+        return painted
+    plate = membrane(layers.body.astype(np.float32), seen)
+    share = ndimage.gaussian_filter(background.astype(np.float32), 1.0)[..., None]
+    return np.clip(np.round(painted + share * (plate - painted)), 0, 255).astype(np.uint8)
+
+
 def match_border(painted: np.ndarray, layers: Layers) -> np.ndarray:
     """The painted picture moved towards the kept pixels' colours along their border.
 

@@ -58,6 +58,7 @@ class Painter:
         )
         self._schedule = Schedule(**facts["schedule"])
         self._prediction, self._known = facts["prediction"], facts["known"]
+        self._steps = facts["steps"]
 
     def plan(self, params: Any, layout_head: jax.Array, layout_body: jax.Array) -> Plan:
         """Mix the layouts (both int32 `[256, 256]`), inpaint the mixed one, decide what is kept."""
@@ -106,13 +107,16 @@ class Painter:
           head, body: uint8 `[256, 256, 3]`, aligned.
           plan: of this pair.
           keys: typed keys `[samples]`.
-          solver, num_steps, keep: as in `diffusion.fusion.fuse`; static.
+          solver, num_steps, keep: as in `diffusion.fusion.fuse`; static. With the solver "dpmpp",
+            num_steps None is what suits these weights.
 
         Returns:
           uint8 `[samples, 256, 256, 3]` and, with `keep`, what each step predicts,
           `[steps, samples, 256, 256, 3]`.
         """
         samples = keys.shape[0]
+        if num_steps is None and solver == "dpmpp":
+            num_steps = self._steps
         masks = self._latent_regions(plan, samples)
         z = self._encode(params["autoencoder"], jnp.stack([head, body]))
         z_head, z_body = (jnp.repeat(each[None], samples, 0) for each in z)

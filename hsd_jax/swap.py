@@ -85,7 +85,7 @@ class HeadSwapper:
         Args:
           head, body: paths, PIL images or uint8 arrays.
           seed: of the sample; the same seed gives the same picture.
-          steps: calls of the UNet; None for the solver's default.
+          steps: calls of the UNet; None for what suits the weights (dpmpp), or the solver.
           samples: how many.
           solver: "dpmpp", "ddim" or "ddpm".
           person: which person of the body photo, 1 for the largest face.
@@ -133,7 +133,7 @@ def finish(
 ) -> SwapResult:
     """Paste back: the painted crop at the body photo's resolution, under the kept pixels."""
     layers = composite.Layers.at_crop(head.image, body.image, plan.head, plan.body)
-    painted = composite.match_border(picture, layers)
+    painted = composite.settle(picture, layers, plan.layout == labels.background)
     # The head by its own crop and the body's very pixels, at the resolution of the body's photo.
     side = body.crop.side
     native = composite.Layers(

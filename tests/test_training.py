@@ -109,7 +109,10 @@ def metrics_of(workdir: Path) -> list[dict]:
     return timeless
 
 
-@pytest.mark.parametrize("part", PARTS)
+# U^2-Net has a hundred convolutions: its step compiles for minutes.
+@pytest.mark.parametrize(
+    "part", [pytest.param(p, marks=pytest.mark.slow if p == "layout" else ()) for p in PARTS]
+)
 def test_resumed_training_is_the_same_training(
     part: str, data_dir: Path, latent_dir: Path, tmp_path: Path
 ):
@@ -130,8 +133,8 @@ def test_resumed_training_is_the_same_training(
 
 
 def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
-    config = tiny_config("parser", data_dir, 60)
-    config |= dict(log_every=60, save_every=60, batch_size=8)
+    config = tiny_config("parser", data_dir, 120)
+    config |= dict(log_every=120, save_every=120, batch_size=8)
     config["optimizer"] |= dict(learning_rate=3e-3, warmup=10)
     loop.train(config, tmp_path)
     first_guess = 1 / 3  # all background, clothes or hair: no class is half of the picture
@@ -143,7 +146,7 @@ def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
 def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: Path):
     loop.train(tiny_config("parser", data_dir, 2), tmp_path)
     config = tiny_config("parser", data_dir, 6)
-    config["optimizer"] |= dict(learning_rate=float("inf"), clip=0.0)
+    config["optimizer"] |= dict(learning_rate=float("inf"))
     with pytest.raises(FloatingPointError, match=r"step \d: lower the learning rate"):
         loop.train(config, tmp_path)
     state = loop.train(tiny_config("parser", data_dir, 2), tmp_path, export_only=True)

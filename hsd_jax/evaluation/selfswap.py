@@ -96,11 +96,13 @@ class SelfSwapper:
         results = []
         for i, case in enumerate(cases):
             plan = Plan(*(x[i] for x in fields))
-            results.append((_blended(case, plan, painted[i, 0]), plan.layout))
+            results.append((_blended(case, plan, painted[i, 0], self.labels), plan.layout))
         return results
 
 
-def _blended(case: "Case", plan: Plan, painted: np.ndarray) -> np.ndarray:
+def _blended(
+    case: "Case", plan: Plan, painted: np.ndarray, labels: LabelSet
+) -> np.ndarray:
     """The painted picture under the kept pixels, as a swap does it at the size of the crop."""
     if (case.hole & (plan.head | plan.body)).any():
         raise ValueError(
@@ -108,7 +110,8 @@ def _blended(case: "Case", plan: Plan, painted: np.ndarray) -> np.ndarray:
             "narrower than those of evaluation/holes.py; make these no wider"
         )
     layers = composite.Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
-    return composite.blend(composite.match_border(painted, layers), layers)
+    background = plan.layout == labels.background
+    return composite.blend(composite.settle(painted, layers, background), layers)
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:

@@ -42,11 +42,21 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(step, {"state": state})
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, laid out as `like` (arrays or `jax.ShapeDtypeStruct`s)."""
+        """The newest state, laid out as `like`.
+
+        Raises:
+          ValueError: it has other parameters or another optimizer than `like`.
+        """
         abstract: Any = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        loaded = self._checkpointer.load_checkpointables(
-            abstract_checkpointables={"state": abstract}
-        )
+        try:
+            loaded = self._checkpointer.load_checkpointables(
+                abstract_checkpointables={"state": abstract}
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the checkpoint of step {self.latest} in {self._checkpointer.directory} was made "
+                "by another config: give another --workdir, or that config"
+            ) from error
         return loaded["state"]

@@ -90,7 +90,8 @@ def make(config: Mapping[str, Any]) -> Task:
     """`config`: `labels`, `model` (fields of `UNet`), `condition`, `schedule`, `data`, `loss`.
 
     `loss`: `prediction`, `known_weight` (of the error where the latents are known, against 1 in
-    the hole), and `known` (see `hsd_jax.diffusion.conditioning`). `data.cover` is the probability
+    the hole), and `known` (see `hsd_jax.diffusion.conditioning`). `sampling_steps`: how many calls
+    of the UNet suit the trained net, released with it. `data.cover` is the probability
     of the head-cover on the condition: 1 in the paper, whose test condition is inpainted all the
     same; ours sees both kinds.
     """
@@ -148,10 +149,11 @@ def make(config: Mapping[str, Any]) -> Task:
         masks = Regions(known, jnp.zeros_like(known), 1 - known)
         denoise = denoiser(predictor(unet, params["unet"], s), schedule, kind)
         keys = jax.random.split(key, z0.shape[0])
-        return jnp.asarray(fuse(denoise, schedule, z0, z0, masks, keys, num_steps=10))
+        steps = config["sampling_steps"]
+        return jnp.asarray(fuse(denoise, schedule, z0, z0, masks, keys, num_steps=steps))
 
     def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
-        """The loss inside the hole at ten noise levels, and the error of ten-step samples."""
+        """The loss inside the hole at ten noise levels, and the error of its samples."""
         z0 = (batch["latents"] - mean) / std
         hole = (1 - batch["known"]) * batch["mask"][:, None, None, None]
         times = jnp.linspace(50, schedule.num_timesteps - 50, z0.shape[0]).astype(jnp.int32)
@@ -180,6 +182,7 @@ def make(config: Mapping[str, Any]) -> Task:
     facts = {
         "labels": labels.name, "latent_mean": stats["mean"], "latent_std": stats["std"],
         "schedule": dict(config["schedule"]), "prediction": kind, "known": use_known,
+        "steps": config["sampling_steps"],
     }
     return Task(
         init=init,
