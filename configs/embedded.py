@@ -38,7 +38,7 @@ def _base() -> ConfigDict:
 
 
 def _parser(config: ConfigDict) -> None:
-    config.steps, config.batch_size = 6000, 16
+    config.steps, config.batch_size = 3400, 8
     config.model = ConfigDict(dict(widths=(64, 128, 192, 192), depths=(1, 2, 2, 2)))
     config.loss = ConfigDict(
         dict(
@@ -59,7 +59,7 @@ def _parser(config: ConfigDict) -> None:
 
 
 def _autoencoder(config: ConfigDict) -> None:
-    config.steps, config.batch_size = 6000, 8
+    config.steps, config.batch_size = 1800, 4
     config.optimizer.learning_rate = 4e-4
     config.model = ConfigDict(
         dict(
@@ -72,7 +72,7 @@ def _autoencoder(config: ConfigDict) -> None:
 
 
 def _layout(config: ConfigDict) -> None:
-    config.steps, config.batch_size = 4000, 16
+    config.steps, config.batch_size = 1300, 8
     config.optimizer.learning_rate = 1e-3
     config.model = ConfigDict(dict(preset="small", width=1.0, norm="group"))
     config.discriminator = ConfigDict(dict(ndf=32, n_layers=3, norm="group"))
@@ -82,8 +82,8 @@ def _layout(config: ConfigDict) -> None:
 
 
 def _diffusion(config: ConfigDict) -> None:
-    config.steps, config.batch_size = 8000, 16
-    config.optimizer.update(dict(learning_rate=5e-4, warmup=300))
+    config.steps, config.batch_size = 3300, 8
+    config.optimizer.update(dict(learning_rate=4e-4, warmup=300))
     config.model = ConfigDict(
         dict(
             model_channels=64, channel_mult=(1, 2, 4), num_res_blocks=1, num_head_channels=64,

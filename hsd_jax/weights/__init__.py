@@ -69,10 +69,11 @@ def save_part(
 ) -> None:
     """Writes `name`.safetensors and `name`.json into `folder`, parameters as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        path: np.asarray(value).astype(dtype)
-        for path, value in flatten_dict(params, sep="/").items()
-    }
+    with np.errstate(over="ignore"):  # told below, by name
+        tensors = {
+            path: np.asarray(value).astype(dtype)
+            for path, value in flatten_dict(params, sep="/").items()
+        }
     bad = [path for path, value in tensors.items() if not np.isfinite(value).all()]
     if bad:
         raise ValueError(f"{name}: {bad[0]} is not finite as {np.dtype(dtype).name}")
