@@ -143,6 +143,18 @@ def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
     assert figures["test/iou/clothes"] > first_guess
 
 
+def test_a_run_starts_from_released_weights(data_dir: Path, tmp_path: Path):
+    loop.train(tiny_config("parser", data_dir, 2), tmp_path / "first")
+    released = tmp_path / "first" / "weights"
+    config = tiny_config("parser", data_dir, 0)
+    config |= dict(init_from=str(released), seed=1, eval_every=1)
+    state = loop.train(config, tmp_path / "second")
+    wanted = weights.load_part(released, "parser").params
+    for tree in (state.params["parser"], state.ema["parser"]):
+        for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: Path):
     loop.train(tiny_config("parser", data_dir, 2), tmp_path)
     config = tiny_config("parser", data_dir, 6)
