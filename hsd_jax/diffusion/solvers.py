@@ -164,8 +164,8 @@ def dpmpp_tables(schedule: Schedule, num_steps: int) -> Step:
 
     The first step has no history, and the last no finite h: both are of first order. The grid is
     quadratic in t, from T - 1 to 1: with exact denoisers of Gaussian mixtures, 10 to 20 steps on it
-    came 2 to 6 times nearer to the exact samples than on grids uniform in t, and as near as on one
-    uniform in lambda, which spends few steps at high noise.
+    mostly came 2 to 6 times nearer to the exact samples than on grids uniform in t, and about as
+    near as on one uniform in lambda, which spends few steps at high noise.
     """
     t = timesteps(schedule, num_steps, "quadratic")[::-1]
     alpha, sigma = schedule.alpha[t], schedule.sigma[t]

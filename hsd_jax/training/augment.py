@@ -55,10 +55,12 @@ def random_window(
         matrix[0] *= -1
         matrix[0, 2] += size - 1
     view = (size, size)
-    flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    image = cv2.warpAffine(image, matrix, view, flags=flags, borderMode=1)
-    layout = cv2.warpAffine(layout, matrix, view, flags=cv2.INTER_NEAREST, borderMode=1)
-    return image, layout
+
+    def warp(x: np.ndarray, flags: int) -> np.ndarray:
+        return cv2.warpAffine(x, matrix, view, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+    image = warp(image, cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
+    return image, warp(layout, cv2.INTER_NEAREST)
 
 
 def _grow(x: np.ndarray) -> np.ndarray:

@@ -47,7 +47,6 @@ def make(config: Mapping[str, Any]) -> Task:
     critic = PatchDiscriminator(**config["discriminator"])
     data, weights = config["data"], config["loss"]
     adversarial = weights["adversarial"] > 0
-    step_down = 256 // data["size"]
 
     def init(key: jax.Array) -> Params:
         x = jnp.zeros((1, 64, 64, labels.num_classes))
@@ -110,7 +109,7 @@ def make(config: Mapping[str, Any]) -> Task:
             ious[f"iou/{name}"] = (jnp.sum(a & b), jnp.sum(a | b))
         return ious
 
-    run = jax.jit(lambda params, x: inpaint(params, x))
+    run = jax.jit(inpaint)
 
     def preview(params: Params, batch: Batch, key: jax.Array) -> dict[str, np.ndarray]:
         x = holes(batch, labels)
@@ -120,8 +119,9 @@ def make(config: Mapping[str, Any]) -> Task:
 
     def eval_transform(example: Example, rng: np.random.Generator) -> Example:
         partner = augment.fit_partner(example["partner"], example["layout"], labels.face, rng)
-        half = (slice(step_down // 2, None, step_down),) * 2
-        return {"layout": example["layout"][half], "partner": partner[half]}
+        factor = example["layout"].shape[0] // data["size"]
+        coarse = (slice(factor // 2, None, factor),) * 2
+        return {"layout": example["layout"][coarse], "partner": partner[coarse]}
 
     return Task(
         init=init,
