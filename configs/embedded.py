@@ -92,10 +92,10 @@ def _diffusion(config: ConfigDict) -> None:
     )
     config.condition = ConfigDict(dict(out_channels=9, n_stages=2))
     config.schedule = ConfigDict(dict(kind="linear", start=0.0015, end=0.0205))
-    config.loss = ConfigDict(dict(prediction="v", known=True, known_weight=0.1))
+    config.loss = ConfigDict(dict(prediction="v", known=True, known_weight=0.1, shift=3.0))
     # Few, for a net that has seen few pictures: more calls add noise that it cannot remove yet.
     config.sampling_steps = 2
-    config.data.update(dict(latents="data_built/latents", window=32, cover=0.5))
+    config.data.update(dict(latents="data_built/latents", window=32, cover=0.0))
 
 
 def get_config(part: str) -> ConfigDict:

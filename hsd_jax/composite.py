@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from hsd_jax import texture
+
 _FADE = 3.0  # width of the fade, in pixels of the 256 crop
 
 
@@ -64,7 +66,7 @@ def settle(painted: np.ndarray, layers: Layers, background: np.ndarray) -> np.nd
     """The painted picture made to fit what is kept: its colours, and the background behind it.
 
     The paper, too, fills the background of photos apart from its diffusion model (appendix A.1,
-    with LaMa): what the old head hid of it is here the smooth continuation of what is around.
+    with LaMa): what the old head hid of it is here completed from what is seen around it.
 
     Args:
       painted: uint8 `[H, W, 3]`, sides powers of two.
@@ -78,9 +80,25 @@ def settle(painted: np.ndarray, layers: Layers, background: np.ndarray) -> np.nd
     seen = layers.body_alpha * background
     if seen.mean() < 0.01:
         return painted
+    share = ndimage.gaussian_filter(background.astype(np.float32), 1.0)
+    hidden = (share > 0.01) & (layers.generated_alpha > 0)
     plate = membrane(layers.body.astype(np.float32), seen)
-    share = ndimage.gaussian_filter(background.astype(np.float32), 1.0)[..., None]
-    return np.clip(np.round(painted + share * (plate - painted)), 0, 255).astype(np.uint8)
+    plate = _level(texture.complete(plate, (seen == 1) & ~hidden, hidden), seen == 1, hidden)
+    mixed = painted + share[..., None] * (plate - painted)
+    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def _level(plate: np.ndarray, seen: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The hidden part of the plate brought to the brightness that is seen along its edge."""
+
+    def local_mean(region: np.ndarray) -> np.ndarray:
+        weight = region.astype(np.float32)[..., None]
+        mean = ndimage.gaussian_filter(plate * weight, (2, 2, 0))
+        return mean / np.maximum(ndimage.gaussian_filter(weight, (2, 2, 0)), 1e-6)
+
+    edge = hidden & ndimage.binary_dilation(seen, iterations=2)
+    offset = membrane(local_mean(seen) - local_mean(hidden), edge.astype(np.float32))
+    return np.where(hidden[..., None], plate + offset, plate)
 
 
 def match_border(painted: np.ndarray, layers: Layers) -> np.ndarray:

@@ -126,6 +126,7 @@ class Painter:
             self._modules["condition"],
             params["condition"],
             onehot,
+            self.labels,
             *((known, 1 - masks.rest) if self._known else (None, None)),
         )
         predict = predictor(self._modules["unet"], params["unet"], s)

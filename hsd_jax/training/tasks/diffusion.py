@@ -65,17 +65,16 @@ def _transform(
     factor = layout.shape[0] // example["latents"].shape[0]
     # A latent is known only where every pixel of its cell is.
     hole = hole.reshape(hole.shape[0] // factor, factor, -1, factor).max((1, 3))
-    window = _window(hole, data["window"], rng)
-    pixels = tuple(slice(s.start * factor, s.stop * factor) for s in window)
     return {
-        "latents": example["latents"][window].astype(np.float32),
-        "layout": covered[pixels],
-        "known": 1.0 - hole[window].astype(np.float32)[..., None],
+        "latents": example["latents"].astype(np.float32),
+        "layout": covered,
+        "known": 1.0 - hole.astype(np.float32)[..., None],
+        "corner": _corner(hole, data["window"], rng),
     }
 
 
-def _window(hole: np.ndarray, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A `size` x `size` window around a random cell of the hole."""
+def _corner(hole: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Upper left cell of a `size` x `size` window around a random cell of the hole, int32 [2]."""
     rows, columns = np.nonzero(hole)
     at = int(rng.integers(len(rows))) if len(rows) else 0
     center = (rows[at], columns[at]) if len(rows) else (hole.shape[0] // 2, hole.shape[1] // 2)
@@ -83,14 +82,15 @@ def _window(hole: np.ndarray, size: int, rng: np.random.Generator) -> tuple[slic
         int(np.clip(c - rng.integers(size), 0, side - size))
         for c, side in zip(center, hole.shape, strict=True)
     ]
-    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
+    return np.array(starts, np.int32)
 
 
 def make(config: Mapping[str, Any]) -> Task:
     """`config`: `labels`, `model` (fields of `UNet`), `condition`, `schedule`, `data`, `loss`.
 
     `loss`: `prediction`, `known_weight` (of the error where the latents are known, against 1 in
-    the hole), and `known` (see `hsd_jax.diffusion.conditioning`). `sampling_steps`: how many calls
+    the hole), `known` (see `hsd_jax.diffusion.conditioning`), and `shift` of the uniform t towards
+    noise (Esser et al. 2024, equation 23; 1 is the paper's). `sampling_steps`: how many calls
     of the UNet suit the trained net, released with it. `data.cover` is the probability
     of the head-cover on the condition: 1 in the paper, whose test condition is inpainted all the
     same; ours sees both kinds.
@@ -103,12 +103,22 @@ def make(config: Mapping[str, Any]) -> Task:
     unet = UNet(out_channels=channels, **config["model"])
     stem = SpatialRescaler(**config["condition"])
     schedule = Schedule(**config["schedule"])
-    kind, use_known = weights["prediction"], weights["known"]
+    kind, use_known, shift = weights["prediction"], weights["known"], weights["shift"]
 
-    def condition(params: Params, batch: Batch, z0: jax.Array) -> jax.Array:
+    def examples(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Windows of z0, condition and known mask; the condition has seen the whole picture."""
+        z0 = (batch["latents"] - mean) / std
         onehot = one_hot(batch["layout"].astype(jnp.int32), labels)
         known = (z0, batch["known"]) if use_known else (None, None)
-        return condition_of(stem, params["condition"], onehot, *known)
+        s = condition_of(stem, params["condition"], onehot, labels, *known)
+
+        def window(x: jax.Array, corner: jax.Array) -> jax.Array:
+            size = (data["window"], data["window"], x.shape[-1])
+            return jax.lax.dynamic_slice(x, (corner[0], corner[1], 0), size)
+
+        corner = batch["corner"]
+        z0, s, known = (jax.vmap(window)(x, corner) for x in (z0, s, batch["known"]))
+        return z0, s, known
 
     def init(key: jax.Array) -> Params:
         factor = 2**stem.n_stages
@@ -116,49 +126,51 @@ def make(config: Mapping[str, Any]) -> Task:
         params = {"condition": stem.init(key, onehot)["params"]}
         z, known = jnp.zeros((1, 16, 16, channels)), jnp.zeros((1, 16, 16, 1))
         known_parts = (z, known) if use_known else (None, None)
-        s = condition_of(stem, params["condition"], onehot, *known_parts)
+        s = condition_of(stem, params["condition"], onehot, labels, *known_parts)
         params["unet"] = unet.init(key, z, jnp.zeros((1,), jnp.int32), s)["params"]
         return params
 
     def error(params: Params, batch: Batch, key: jax.Array, t: jax.Array, train: bool):
-        z0 = (batch["latents"] - mean) / std
+        """Squared error of the prediction, and the known mask, of the batch's windows."""
+        z0, s, known = examples(params, batch)
         keys = jax.random.split(key)
         eps = jax.random.normal(keys[0], z0.shape)
-        s = condition(params, batch, z0)
         z_t = q_sample(z0, t, eps, schedule)
         output = apply(unet, params["unet"], z_t, t, s, train, rngs={"dropout": keys[1]})
         wanted = target(kind, z0, eps, *alpha_sigma(schedule, t, z0.ndim))
-        return (output - wanted) ** 2
+        return (output - wanted) ** 2, known
 
     def random_times(key: jax.Array, count: int) -> jax.Array:
         # One draw shifted evenly over the batch (VDM): the loss of a batch varies less.
         u = (jax.random.uniform(key) + jnp.arange(count) / count) % 1
+        u = shift * u / (1 + (shift - 1) * u)
         return (u * schedule.num_timesteps).astype(jnp.int32)
 
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         t = random_times(jax.random.fold_in(key, 1), batch["latents"].shape[0])
-        squared = error(params, batch, key, t, train=True)
-        weight = 1 - (1 - weights["known_weight"]) * batch["known"]
+        squared, known = error(params, batch, key, t, train=True)
+        weight = 1 - (1 - weights["known_weight"]) * known
         value = jnp.sum(weight * jnp.mean(squared, -1, keepdims=True)) / jnp.sum(weight)
         return value, ({"loss": value}, None)
 
-    def sample(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        z0 = (batch["latents"] - mean) / std
-        s = condition(params, batch, z0)
-        known = batch["known"]
+    def sample(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
+        """z0, known mask and sample of the batch's windows."""
+        z0, s, known = examples(params, batch)
         masks = Regions(known, jnp.zeros_like(known), 1 - known)
         denoise = denoiser(predictor(unet, params["unet"], s), schedule, kind)
         keys = jax.random.split(key, z0.shape[0])
         steps = config["sampling_steps"]
-        return jnp.asarray(fuse(denoise, schedule, z0, z0, masks, keys, num_steps=steps))
+        z = jnp.asarray(fuse(denoise, schedule, z0, z0, masks, keys, num_steps=steps))
+        return z0, known, z
 
     def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
         """The loss inside the hole at ten noise levels, and the error of its samples."""
-        z0 = (batch["latents"] - mean) / std
-        hole = (1 - batch["known"]) * batch["mask"][:, None, None, None]
-        times = jnp.linspace(50, schedule.num_timesteps - 50, z0.shape[0]).astype(jnp.int32)
-        squared = jnp.sum(error(params, batch, key, times, train=False) * hole)
-        distance = jnp.sum((sample(params, batch, key) - z0) ** 2 * hole)
+        count = batch["latents"].shape[0]
+        times = jnp.linspace(50, schedule.num_timesteps - 50, count).astype(jnp.int32)
+        squared, known = error(params, batch, key, times, train=False)
+        z0, _, z = sample(params, batch, key)
+        hole = (1 - known) * batch["mask"][:, None, None, None]
+        squared, distance = jnp.sum(squared * hole), jnp.sum((z - z0) ** 2 * hole)
         count = jnp.sum(hole) * channels
         return {"hole_loss": (squared, count), "sample_mse": (distance, count)}
 
@@ -166,15 +178,19 @@ def make(config: Mapping[str, Any]) -> Task:
 
     def preview(params: Params, batch: Batch, key: jax.Array) -> dict[str, np.ndarray]:
         """First three latent channels as colours: truth, known, sample; and the layout."""
-        z = np.asarray(draw(params, batch, key))
-        z0 = np.asarray((batch["latents"] - mean) / std)
+        z0, known, z = (np.asarray(x) for x in draw(params, batch, key))
+        side = batch["layout"].shape[1] // batch["latents"].shape[1] * data["window"]
+        starts = batch["corner"] * (side // data["window"])
+        layouts = [
+            x[i : i + side, j : j + side] for x, (i, j) in zip(batch["layout"], starts, strict=True)
+        ]
 
         def colours(x: np.ndarray) -> np.ndarray:
             grey = np.clip(x[..., :3] * 48 + 128, 0, 255).astype(np.uint8)
             return grey.repeat(4, axis=1).repeat(4, axis=2)
 
         columns = (
-            colours(z0), colours(z0 * batch["known"]), colours(z), colorize(batch["layout"], labels)
+            colours(z0), colours(z0 * known), colours(z), colorize(np.stack(layouts), labels)
         )
         rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
         return {"diffusion": np.concatenate(rows[:8])}

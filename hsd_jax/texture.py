@@ -1,0 +1,181 @@
+"""Texture completion: a region filled with what its surroundings are made of, patch by patch.
+
+Every patch that touches the hole is matched with one that is wholly seen (PatchMatch, Barnes et al.
+2009), and the matches vote for the hole's pixels, from coarse to fine (Wexler, Shechtman and Irani,
+"Space-Time Completion of Video", 2007). Matching all pixels at once needs no compiled loop.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+_RADIUS = 2  # of a patch: 5 x 5
+_COARSEST = 32
+_ROUNDS = 5  # of matching and voting on a level
+_DECAY = 1.2  # a pixel of the hole is trusted this much less with each pixel from its edge
+_MIN_SOURCES = 64  # fewer whole patches are no texture to learn from
+
+_WINDOW = [(i, j) for i in range(-_RADIUS, _RADIUS + 1) for j in range(-_RADIUS, _RADIUS + 1)]
+
+
+def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """`picture` with its hole filled.
+
+    Args:
+      picture: float32 `[H, W, C]`, H and W powers of two times `_COARSEST` or less; in the hole a
+        first guess, such as `composite.membrane` gives.
+      seen: bool `[H, W]`, the pixels to learn from.
+      hole: bool `[H, W]`, the pixels to fill. Pixels that are neither count for nothing.
+
+    Returns:
+      float32 `[H, W, C]`, changed in the hole alone, and not even there when too little is seen.
+    """
+    hole = hole & ~seen
+    if not hole.any():
+        return picture
+    levels = [(picture.astype(np.float32), seen, hole)]
+    while min(levels[-1][1].shape) > _COARSEST:
+        levels.append(_halve(*levels[-1]))
+    rng = np.random.default_rng(0)
+    matches: np.ndarray | None = None
+    result = levels[-1][0]
+    for level, (own, seen, hole) in enumerate(reversed(levels)):
+        if level:
+            result = np.where(hole[..., None], _double(result), own)
+        sources = _whole(seen)
+        if sources.sum() < _MIN_SOURCES or not hole.any():
+            # Too coarse for whole patches: the next level starts from the guess instead.
+            result, matches = own, None
+            continue
+        matches = _start(sources, matches, rng)
+        trust = np.where(seen | hole, _DECAY ** -ndimage.distance_transform_edt(~seen), 0)
+        last = level == len(levels) - 1
+        for _ in range(1 if last else _ROUNDS):
+            costs = _match(result, trust, hole, sources, matches, rng, search=not last)
+            result = _vote(result, trust, hole, matches, costs)
+    return result
+
+
+def _halve(
+    picture: np.ndarray, seen: np.ndarray, hole: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def fours(x: np.ndarray) -> np.ndarray:
+        h, w = x.shape[:2]
+        return x.reshape(h // 2, 2, w // 2, 2, *x.shape[2:])
+
+    weight = (seen | hole).astype(np.float32)[..., None]
+    total = fours(weight).sum((1, 3))
+    small = fours(picture * weight).sum((1, 3)) / np.maximum(total, 1e-6)
+    return small, fours(seen).all((1, 3)), fours(hole).any((1, 3))
+
+
+def _double(x: np.ndarray) -> np.ndarray:
+    return x.repeat(2, 0).repeat(2, 1)
+
+
+def _shifted(x: np.ndarray, dy: int, dx: int, fill: float | bool = 0) -> np.ndarray:
+    """y[i, j] = x[i + dy, j + dx], `fill` beyond the frame."""
+    y = np.full_like(x, fill)
+    h, w = x.shape[:2]
+    rows, columns = slice(max(0, -dy), h - max(0, dy)), slice(max(0, -dx), w - max(0, dx))
+    y[rows, columns] = x[max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)]
+    return y
+
+
+def _whole(seen: np.ndarray) -> np.ndarray:
+    """Where a patch lies inside what is seen."""
+    whole = seen.copy()
+    for dy, dx in _WINDOW:
+        whole &= _shifted(seen, dy, dx, False)
+    return whole
+
+
+def _start(
+    sources: np.ndarray, coarse: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """A source (row, column) for every pixel, int `[H, W, 2]`: the coarser level's, or any."""
+    places = np.argwhere(sources)
+    random = places[rng.integers(len(places), size=sources.shape)]
+    if coarse is None:
+        return random
+    parity = np.indices(sources.shape).transpose(1, 2, 0) % 2
+    finer = _double(coarse) * 2 + parity
+    return np.where(sources[finer[..., 0], finer[..., 1], None], finer, random)
+
+
+def _match(
+    picture: np.ndarray,
+    trust: np.ndarray,
+    hole: np.ndarray,
+    sources: np.ndarray,
+    matches: np.ndarray,
+    rng: np.random.Generator,
+    search: bool,
+) -> np.ndarray:
+    """Improves `matches` of the hole's pixels in place; returns their costs, `[n]`."""
+    rows, columns = np.nonzero(hole)
+    targets = np.stack([rows, columns], -1)
+    patches, weights = _patches(picture, targets), _patches(trust[..., None], targets)
+    weights /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-6)
+    h, w = hole.shape
+
+    def cost(places: np.ndarray) -> np.ndarray:
+        inside = (places >= 0).all(-1) & (places < (h, w)).all(-1)
+        safe = np.where(inside[:, None], places, 0)
+        usable = inside & sources[safe[:, 0], safe[:, 1]]
+        values = np.full(len(places), np.inf, np.float32)
+        difference = _patches(picture, safe[usable]) - patches[usable]
+        values[usable] = np.einsum("npc,npc,npx->n", difference, difference, weights[usable])
+        return values
+
+    def offer(places: np.ndarray, costs: np.ndarray) -> np.ndarray:
+        offered = cost(places)
+        better = offered < costs
+        matches[rows[better], columns[better]] = places[better]
+        return np.where(better, offered, costs)
+
+    costs = cost(matches[rows, columns])
+    for step in (4, 2, 1) if search else (1,):
+        for dy, dx in ((-step, 0), (step, 0), (0, -step), (0, step)):
+            near = np.clip(targets + (dy, dx), 0, (h - 1, w - 1))
+            costs = offer(matches[near[:, 0], near[:, 1]] - (dy, dx), costs)
+    radius = max(h, w) // 2 if search else 2
+    while radius >= 1:
+        jump = rng.integers(-radius, radius + 1, size=targets.shape)
+        costs = offer(matches[rows, columns] + jump, costs)
+        radius //= 2
+    return costs
+
+
+def _patches(picture: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """float32 `[n, 25, C]`; beyond the frame the edge is repeated."""
+    h, w, c = picture.shape
+    padded = np.pad(picture, ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)), mode="edge")
+    flat = padded.reshape(-1, c).astype(np.float32)
+    width = w + 2 * _RADIUS
+    first = centers[:, 0] * width + centers[:, 1]
+    offsets = [(i + _RADIUS) * width + j + _RADIUS for i, j in _WINDOW]
+    return flat[first[:, None] + np.array(offsets)[None]]
+
+
+def _vote(
+    picture: np.ndarray,
+    trust: np.ndarray,
+    hole: np.ndarray,
+    matches: np.ndarray,
+    costs: np.ndarray,
+) -> np.ndarray:
+    """The hole's pixels as the weighted mean of what every patch over them says."""
+    scale = 2 * max(float(np.percentile(costs, 75)), 1e-6)
+    weight = np.zeros(hole.shape, np.float32)
+    weight[hole] = trust[hole] * np.exp(-costs / scale) + 1e-6
+    h, w = hole.shape
+    total = np.zeros_like(picture)
+    norm = np.zeros((h, w, 1), np.float32)
+    for dy, dx in _WINDOW:
+        # The patch centred at p - d says of p what its source holds at +d.
+        own = _shifted(weight, -dy, -dx)[..., None]
+        source = _shifted(matches, -dy, -dx) + (dy, dx)
+        source = np.clip(source, 0, (h - 1, w - 1))
+        total += own * picture[source[..., 0], source[..., 1]]
+        norm += own
+    return np.where(hole[..., None], total / np.maximum(norm, 1e-6), picture)
