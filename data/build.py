@@ -1,4 +1,4 @@
-"""Build a data set: `python -m data.build halfbody --source DIR --out DIR`.
+"""Build a data set: `python -m data.build NAME --source DIR --out DIR`.
 
 The `tfds build` command needs TensorFlow; this one does not. A build that was cut off left nothing
 that counts (TFDS writes to a temporary folder and renames it), so run it again; a finished one is
@@ -8,69 +8,208 @@ left alone.
 import argparse
 import contextlib
 import io
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
-from data import halfbody
+from data import halfbody, shhq
+from data.pairs import SPLITS, Pairs, ahead, sweep
 
 _PROGRESS_EVERY = 50
+_LOG_EVERY = 1000
 
 
 class _Progress:
-    """Counts pairs on one line of a terminal; silent elsewhere."""
+    """Counts pairs: on one line of a terminal, elsewhere a line now and then."""
 
     def __init__(self, total: int):
         self.total, self.done = total, 0
-        self.shown = sys.stderr.isatty()
+        self.start = time.monotonic()
+        self.terminal = sys.stderr.isatty()
 
     def __call__(self) -> None:
         self.done += 1
         last = self.done == self.total
-        if self.shown and (last or self.done % _PROGRESS_EVERY == 0):
-            end = "\n" if last else "\r"  # an error's line overwrites the count
-            print(f"{self.done}/{self.total} pairs", end=end, file=sys.stderr, flush=True)
+        every = _PROGRESS_EVERY if self.terminal else _LOG_EVERY
+        if self.done % every == 0 or (last and self.terminal):
+            rate = self.done / max(time.monotonic() - self.start, 1e-6)
+            left = (self.total - self.done) / rate / 60
+            # On a terminal an error's line overwrites the count.
+            end = "\r" if self.terminal and not last else "\n"
+            text = f"{self.done}/{self.total} pairs, {rate:.0f}/s, {left:.0f} min left "
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
-def build_halfbody(source: str, out: str) -> str:
-    """Write OUT/halfbody/VERSION from the folder `source`, unless it is there; returns what to say.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data.build", description=__doc__)
+    commands = parser.add_subparsers(dest="dataset", required=True)
+    command = commands.add_parser("halfbody", help="half-body photos with halfbody9 layouts")
+    command.add_argument("--source", required=True, metavar="DIR",
+                         help="folder with index.csv and SOURCE/{image,layout}/")  # fmt: skip
+    _add_common(command)
+    command = commands.add_parser("shhq", help="the paper's half-body SHHQ with cihp20 layouts")
+    command.add_argument("--source", required=True, metavar="DIR",
+                         help="SHHQ-1.0, with parsing/ and perhaps faces.csv")  # fmt: skip
+    command.add_argument("--variant", choices=shhq.VARIANTS, default="bg_white",
+                         help="the person on white, or the photo as it is")  # fmt: skip
+    command.add_argument("--size", type=int, choices=shhq.SIZES, default=256, help="side in pixels")
+    command.add_argument("--labels", choices=shhq.LAYOUT_LABELS, default="cihp20",
+                         help="classes in which parsing/ is written")  # fmt: skip
+    command.add_argument("--crops", action="store_true",
+                         help="only write the squares into --out, to be parsed")  # fmt: skip
+    _add_common(command)
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="DIR",
+                         help="data_dir; the data set goes to DIR/NAME/...")  # fmt: skip
+    command.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS,
+                         help="build only these")  # fmt: skip
+    command.add_argument("--skip", metavar="FILE",
+                         help="pairs to leave out, as --check prints them")  # fmt: skip
+    command.add_argument("--check", action="store_true",
+                         help="only print every pair that cannot be built")  # fmt: skip
+    command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="readers")
+    command.add_argument("--beam", action="store_true",
+                         help="build on Apache Beam; what follows -- goes to it")  # fmt: skip
+
+
+def make_builder(args: argparse.Namespace, on_record: Callable[[], None]) -> Pairs:
+    """The builder that the arguments name.
+
+    Raises:
+      ValueError: the skip list cannot be read.
+    """
+    common: dict[str, Any] = dict(
+        data_dir=args.out, source=args.source, splits=tuple(args.split), threads=args.threads,
+        beam=args.beam, on_record=on_record, skip=_read_skip(args.skip),
+    )
+    if args.dataset == "halfbody":
+        return halfbody.Halfbody(**common)
+    config = shhq.CONFIGS[args.variant, args.size]
+    return shhq.Shhq(config=config, labels=args.labels, **common)
+
+
+def _read_skip(path: str | None) -> frozenset[str]:
+    """The first word of each line, up to a colon."""
+    if path is None:
+        return frozenset()
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return frozenset(line.split(":")[0].strip() for line in lines if line.strip())
+
+
+def build(builder: Pairs, source: str, progress: _Progress, config: Any = None) -> str:
+    """Writes the data set unless it is there; returns what to say.
 
     Raises:
         ValueError: naming the first bad pair; nothing is left in OUT then.
     """
-    progress = _Progress(0)
-    builder = halfbody.Halfbody(data_dir=out, source=source, on_record=progress)
-    if Path(builder.data_dir, "dataset_info.json").is_file():  # is_prepared() warns when it is not
+    # is_prepared() warns when it is not.
+    if epath.Path(builder.data_dir, "dataset_info.json").exists():
         return f"{builder.data_dir} is already built; remove that folder to build it again"
-    progress.total = len(halfbody.read_index(source))
+    for folder in sweep(builder):
+        print(f"removed {folder}, left by a build that was cut off", file=sys.stderr)
+    progress.total = len(builder.records(source))
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=unused)  # else TFDS leaves OUT/downloads behind
+        # Else TFDS leaves OUT/downloads behind.
+        builder.download_and_prepare(download_dir=unused, download_config=config)
     counts = ", ".join(
         f"{split.num_examples} {name}" for name, split in builder.info.splits.items()
     )
     return f"{builder.data_dir}: {counts}"
 
 
+def check(builder: Pairs, source: str, progress: _Progress) -> int:
+    """Prints what is wrong with each bad pair, a line each; returns how many there are."""
+    progress.total = len(builder.records(source))
+    count = 0
+    for problem in builder.problems(source):
+        print(problem, flush=True)
+        count += 1
+    print(f"{progress.total} pairs read, {count} cannot be built", file=sys.stderr)
+    return count
+
+
+def write_crops(builder: shhq.Shhq, source: str, out: str, progress: _Progress) -> str:
+    """Writes the half-body squares that OUT lacks as OUT/NAME.png; returns what to say."""
+    folder, crop = Path(out), builder.cropper(Path(source))
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [r for r in builder.records(source) if not (folder / f"{r.name}.png").exists()]
+    progress.total = len(missing)
+
+    def write(record: shhq.Record) -> None:
+        part = folder / f"{record.name}.part"
+        part.write_bytes(shhq.encode_png(crop(record)[..., ::-1]))
+        part.rename(folder / f"{record.name}.png")
+
+    for _ in ahead(write, missing, builder.threads):
+        progress()
+    return f"{folder}: {len(missing)} squares written"
+
+
+def beam_config(options: Sequence[str]) -> Any:
+    """TFDS's settings for a build on Beam, from Beam's own command-line options.
+
+    Raises:
+      ValueError: Beam is not installed.
+    """
+    try:
+        from apache_beam.options import (  # pyright: ignore[reportMissingImports]
+            pipeline_options,
+        )
+    except ImportError as error:
+        raise ValueError("--beam needs Apache Beam: pip install apache-beam") from error
+    parsed = pipeline_options.PipelineOptions(list(options))
+    return tfds.download.DownloadConfig(beam_options=parsed)
+
+
+def _run(args: argparse.Namespace, beam_options: Sequence[str]) -> int:
+    progress = _Progress(0)
+    builder = make_builder(args, progress)
+    if args.check:
+        return 2 if check(builder, args.source, progress) else 0
+    if getattr(args, "crops", False):
+        assert isinstance(builder, shhq.Shhq)
+        print(write_crops(builder, args.source, args.out, progress))
+        return 0
+    config = beam_config(beam_options) if args.beam else None
+    print(build(builder, args.source, progress, config))
+    return 0
+
+
+def _reason(error: BaseException) -> str:
+    """One line; Beam wraps what its workers raise and repeats their traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = [line for line in lines if line.startswith("ValueError: ")] or lines[:1]
+    return told[-1].removeprefix("ValueError: ").split(" [while running")[0]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m data.build", description=__doc__)
-    commands = parser.add_subparsers(dest="dataset", required=True)
-    command = commands.add_parser("halfbody", help="half-body photos with halfbody9 layouts")
-    command.add_argument("--source", required=True, metavar="DIR",
-                         help="folder with index.csv and SOURCE/{image,layout}/")  # fmt: skip
-    command.add_argument("--out", required=True, metavar="DIR",
-                         help="data_dir; the data set goes to DIR/halfbody/VERSION")  # fmt: skip
-    args = parser.parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments[:end])
+    if arguments[end:] and not args.beam:
+        parser.error("what follows -- is for --beam")
     tfds.disable_progress_bar()  # a dozen bars; ours is one line
     try:
-        print(build_halfbody(args.source, args.out))
+        return _run(args, arguments[end + 1 :])
     except (ValueError, OSError) as error:
-        print(f"data.build: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+        print(f"data.build: error: {_reason(error)}", file=sys.stderr)
+    except Exception as error:
+        if not args.beam:
+            raise
+        print(f"data.build: error: {_reason(error)}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

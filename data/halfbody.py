@@ -9,17 +9,18 @@ The source is a folder of anyone's making (see data/README.md):
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from data.pairs import SPLITS, Example, Pairs, check_classes, open_image, pair_features
 from hsd_jax.labels import HALFBODY9
 
-SPLITS = ("train", "test")
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -29,6 +30,11 @@ class Record(NamedTuple):
     source: str
     name: str
     split: str
+
+    @property
+    def key(self) -> str:
+        """SOURCE/NAME."""
+        return f"{self.source}/{self.name}"
 
 
 def read_index(source_dir: str | Path) -> list[Record]:
@@ -40,7 +46,7 @@ def read_index(source_dir: str | Path) -> list[Record]:
     index = Path(source_dir) / "index.csv"
     if not index.is_file():
         raise ValueError(f"{index}: no such file; the source folder needs an index.csv")
-    records: dict[tuple[str, str], Record] = {}
+    records: dict[str, Record] = {}
     with index.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         missing = set(Record._fields) - set(rows.fieldnames or ())
@@ -56,15 +62,15 @@ def read_index(source_dir: str | Path) -> list[Record]:
                 raise ValueError(f"{where}: source or name is empty; fill in both")
             if record.split not in SPLITS:
                 raise ValueError(f"{where}: split {record.split!r}; write train or test")
-            if record[:2] in records:
-                raise ValueError(f"{where}: {record.source}/{record.name} is listed twice")
-            records[record[:2]] = record
+            if record.key in records:
+                raise ValueError(f"{where}: {record.key} is listed twice")
+            records[record.key] = record
     if not records:
         raise ValueError(f"{index}: no rows; list at least one pair")
     return list(records.values())
 
 
-def read_record(source_dir: str | Path, record: Record) -> dict[str, Any]:
+def read_record(source_dir: str | Path, record: Record) -> Example:
     """One pair as the bytes that are stored, checked.
 
     Returns:
@@ -74,10 +80,11 @@ def read_record(source_dir: str | Path, record: Record) -> dict[str, Any]:
         ValueError: naming the pair: a missing or broken file, a wrong mode or size, a layout value
             outside halfbody9.
     """
-    pair = f"{record.source}/{record.name}"
+    pair = record.key
     folder = Path(source_dir) / record.source
-    image_bytes, image = _open(folder / "image" / f"{record.name}.jpg", pair)
-    layout_bytes, layout = _open(folder / "layout" / f"{record.name}.png", pair)
+    image_file = folder / "image" / f"{record.name}.jpg"
+    layout_file = folder / "layout" / f"{record.name}.png"
+    image, layout = open_image(image_file, pair), open_image(layout_file, pair)
     if image.format != "JPEG" or image.mode != "RGB":
         raise ValueError(f"{pair}: image is {image.format} {image.mode}; save it as an RGB JPEG")
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
@@ -93,77 +100,32 @@ def read_record(source_dir: str | Path, record: Record) -> dict[str, Any]:
             f"{layout.width}x{layout.height}; both must be one square size"
         )
     indices = np.asarray(layout)
-    if indices.max() >= HALFBODY9.num_classes:
-        raise ValueError(
-            f"{pair}: layout holds class {indices.max()}; "
-            f"{HALFBODY9.name} has 0 to {HALFBODY9.num_classes - 1}"
-        )
+    check_classes(indices, HALFBODY9.num_classes, HALFBODY9.name, pair)
+    layout_bytes = layout_file.read_bytes()
     if layout.mode == "P":  # readers would decode a palette to colours
         buffer = io.BytesIO()
         Image.fromarray(indices).save(buffer, format="PNG")
         layout_bytes = buffer.getvalue()
-    return {"image": image_bytes, "layout": layout_bytes, "name": record.name,
+    return {"image": image_file.read_bytes(), "layout": layout_bytes, "name": record.name,
             "source": record.source}  # fmt: skip
 
 
-def _open(path: Path, pair: str) -> tuple[bytes, Image.Image]:
-    if not path.is_file():
-        raise ValueError(f"{pair}: {path} does not exist; add it or take the row out of index.csv")
-    content = path.read_bytes()
-    try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{pair}: cannot read {path}: {error}; save it again") from error
-    return content, image
+class Halfbody(Pairs):
+    """Half-body photos with halfbody9 layouts; splits train and test, those that have pairs."""
 
-
-class Halfbody(tfds.core.GeneratorBasedBuilder):
-    """Half-body photos with halfbody9 layouts; splits train and test, those that have pairs.
-
-    Image features are handed over as bytes: given arrays, TFDS encodes them with TensorFlow.
-
-    Args:
-        source: the folder to read; needed to prepare the data set, not to open it.
-        on_record: called after each pair that was read (for progress).
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(
-        self,
-        *,
-        source: str | Path | None = None,
-        on_record: Callable[[], None] = lambda: None,
-        **kwargs: Any,
-    ):
-        self._source = source
-        self._on_record = on_record
-        super().__init__(file_format="array_record", **kwargs)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "A folder with index.csv and SOURCE/{image,layout}/."
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description="Half-body photos with semantic layouts in the nine classes of halfbody9.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                    "layout": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-                    "name": tfds.features.Text(),
-                    "source": tfds.features.Text(),
-                }
-            ),
+            features=pair_features("jpeg"),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict]]]:
-        if self._source is None:
-            raise ValueError("no source folder; pass Halfbody(source=DIR)")
-        records = read_index(self._source)
-        by_split = {split: [r for r in records if r.split == split] for split in SPLITS}
-        return {split: self._generate_examples(some) for split, some in by_split.items() if some}
+    def list_records(self, source: Path) -> list[Record]:
+        """The rows of index.csv."""
+        return read_index(source)
 
-    def _generate_examples(self, records: list[Record]) -> Iterator[tuple[str, dict]]:
-        assert self._source is not None
-        for record in records:
-            yield f"{record.source}/{record.name}", read_record(self._source, record)
-            self._on_record()
+    def reader(self, source: Path) -> Callable[[Record], Example]:
+        """`read_record` of this folder."""
+        return partial(read_record, source)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import hsd_jax
 from hsd_jax import commands, process
+from hsd_jax.evaluation.cli import add_eval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +72,8 @@ def _parser() -> _Parser:
     _add_swap(subparsers)
     _add_demo(subparsers)
     _add_parse(subparsers)
+    _add_convert(subparsers)
+    add_eval(subparsers)
     return parser
 
 
@@ -141,6 +144,52 @@ def _add_parse(subparsers: Any) -> None:
     parse.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
     parse.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parse.set_defaults(run=commands.parse)
+
+
+def _add_convert(subparsers: Any) -> None:
+    convert = subparsers.add_parser(
+        "convert",
+        help="PyTorch checkpoints to our weights, and back",
+        description="Write the networks of a PyTorch checkpoint (CompVis, taming-transformers, "
+        "diffusers, U-2-Net) as a folder of our weights, exactly; with --to, ours as theirs. "
+        "Pickles are read without running them. Sizes come from the configuration beside SRC, or "
+        "else from the tensors.",
+        allow_abbrev=False,
+    )
+    convert.add_argument(
+        "src", type=Path, metavar="SRC", help="a checkpoint or its folder; with --to, our weights"
+    )
+    convert.add_argument("-o", "--output", type=Path, metavar="DIR", required=True)
+    convert.add_argument(
+        "--kind",
+        choices=("auto", "compvis", "diffusers", "u2net", "taming"),
+        default="auto",
+        help="refuse SRC unless it is of this kind (default: %(default)s, told by its names)",
+    )
+    convert.add_argument(
+        "--part",
+        action="append",
+        choices=(
+            *("autoencoder", "unet", "condition"),
+            *("layout_generator", "perceptual", "inception"),
+        ),
+        help="only this network (may be repeated; default: all that SRC holds)",
+    )
+    convert.add_argument(
+        "--config", type=Path, metavar="FILE", help="CompVis' YAML or diffusers' config.json"
+    )
+    convert.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="a setting that SRC does not tell (num_heads=8, n_stages=2, num_classes=20), or a "
+        "fact for swaps (labels=cihp20, size=256)",
+    )
+    convert.add_argument(
+        "--fill", metavar="NAME|DIR", help="copy the nets that a swap needs beside from these"
+    )
+    convert.add_argument("--to", choices=("compvis", "diffusers"), help="write ours as theirs")
+    convert.set_defaults(run=commands.convert)
 
 
 _WEIGHTS_HELP = "shipped weights or a folder of them (default: %(default)s)"

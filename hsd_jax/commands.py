@@ -205,6 +205,16 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     }
 
 
+def convert(args: argparse.Namespace) -> None:
+    """`hsd convert`."""
+    with _Progress() as progress:
+        from hsd_jax.convert.command import run
+
+        lines = run(args, progress.stage)
+    for line in lines:
+        print(line)
+
+
 def _targets(output: Path, photos: Sequence[Path]) -> list[Path]:
     """Where each photo's PNG goes: to `output` itself, or into that folder by the photo's name."""
     if len(photos) == 1 and output.suffix.lower() == ".png" and not output.is_dir():

@@ -47,9 +47,14 @@ class Painter:
     """The nets of a swap and the facts that go with them."""
 
     def __init__(self, parts: dict[str, Loaded]):
-        """`parts`: those of `PARTS`."""
+        """`parts`: those of `PARTS`.
+
+        Raises:
+          ValueError: they lack a fact that a swap needs.
+        """
         self._modules = {name: part.module for name, part in parts.items()}
-        facts = parts["unet"].extra
+        facts = {"known": False} | parts["unet"].extra
+        _check_facts(facts, parts["layout_generator"].extra)
         self.labels = get_label_set(facts["labels"])
         self._layout_size = parts["layout_generator"].extra["size"]
         self._mean, self._std = (
@@ -170,3 +175,16 @@ class Painter:
 
         head, body = cells(plan.head), cells(plan.body)
         return Regions(head, body, 1 - head - body)
+
+
+_FACTS = ("labels", "latent_mean", "latent_std", "schedule", "prediction", "steps")
+
+
+def _check_facts(unet: dict[str, Any], layout_generator: dict[str, Any]) -> None:
+    missing = [name for name in _FACTS if name not in unet]
+    missing += [name for name in ("size",) if name not in layout_generator]
+    if missing:
+        raise ValueError(
+            f"these weights do not tell {', '.join(missing)}: add them to `extra` of unet.json "
+            "(size: layout_generator.json), or convert again with --set"
+        )

@@ -106,6 +106,8 @@ class HeadSwapper:
         )
         source, shift = align(source, target, self._painter.labels)
         plan = Plan(*map(np.asarray, self._plan(self._params, source.layout, target.layout)))
+        # Beyond its photo's edge a head is repeated pixels: its layout may go on there, they not.
+        plan = plan._replace(head=plan.head & photo.inside(source.photo, source.crop, SIZE))
         keys = jax.random.split(jax.random.key(seed), samples)
         pictures, history = self._paint(
             self._params, source.image, target.image, plan, keys,

@@ -5,6 +5,8 @@ Every patch that touches the hole is matched with one that is wholly seen (Patch
 "Space-Time Completion of Video", 2007). Matching all pixels at once needs no compiled loop.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -47,7 +49,8 @@ def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> np.ndar
             result, matches = own, None
             continue
         matches = _start(sources, matches, rng)
-        trust = np.where(seen | hole, _DECAY ** -ndimage.distance_transform_edt(~seen), 0)
+        distance = np.asarray(ndimage.distance_transform_edt(~seen))
+        trust = np.where(seen | hole, _DECAY**-distance, 0)
         last = level == len(levels) - 1
         for _ in range(1 if last else _ROUNDS):
             costs = _match(result, trust, hole, sources, matches, rng, search=not last)
@@ -58,7 +61,7 @@ def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> np.ndar
 def _halve(
     picture: np.ndarray, seen: np.ndarray, hole: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    def fours(x: np.ndarray) -> np.ndarray:
+    def fours(x: np.ndarray) -> Any:
         h, w = x.shape[:2]
         return x.reshape(h // 2, 2, w // 2, 2, *x.shape[2:])
 
@@ -119,7 +122,7 @@ def _match(
     h, w = hole.shape
 
     def cost(places: np.ndarray) -> np.ndarray:
-        inside = (places >= 0).all(-1) & (places < (h, w)).all(-1)
+        inside = np.all((places >= 0) & (places < (h, w)), axis=-1)
         safe = np.where(inside[:, None], places, 0)
         usable = inside & sources[safe[:, 0], safe[:, 1]]
         values = np.full(len(places), np.inf, np.float32)
@@ -174,8 +177,9 @@ def _vote(
     for dy, dx in _WINDOW:
         # The patch centred at p - d says of p what its source holds at +d.
         own = _shifted(weight, -dy, -dx)[..., None]
-        source = _shifted(matches, -dy, -dx) + (dy, dx)
-        source = np.clip(source, 0, (h - 1, w - 1))
-        total += own * picture[source[..., 0], source[..., 1]]
+        source = _shifted(matches, -dy, -dx)
+        rows = np.clip(source[..., 0] + dy, 0, h - 1)
+        columns = np.clip(source[..., 1] + dx, 0, w - 1)
+        total += own * picture[rows, columns]
         norm += own
     return np.where(hole[..., None], total / np.maximum(norm, 1e-6), picture)

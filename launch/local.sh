@@ -1,12 +1,33 @@
 #!/usr/bin/env bash
-# Train one of the embedded nets on this machine: launch/local.sh PART [--config.key=value ...]
+# Train on this machine: launch/local.sh CONFIG WORKDIR [--config.key=value ...]
+#
+# PROCESSES=2 starts as many processes, which share the work as the machines of a cluster do; with
+# DEVICES=4 each has four virtual CPU devices. For trying out; one process drives many GPUs as well.
 set -euo pipefail
-part=${1:?"name a part: parser, autoencoder, layout or diffusion"}
-shift
+config=${1:?"name a config: configs/FILE.py:PART"}
+workdir=${2:?"name the folder of the run"}
+shift 2
 cd "$(dirname "$0")/.."
 # glibc returns large buffers to the system after each use; getting them back costs page faults.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1099511627776 MALLOC_TOP_PAD_=268435456
 export MALLOC_ARENA_MAX=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-runs/.jax_cache}
-exec "${PYTHON:-.venv/bin/python}" -m hsd_jax.train \
-  --config "configs/embedded.py:$part" --workdir "runs/$part" "$@"
+if [ -n "${DEVICES:-}" ]; then export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$DEVICES; fi
+command=("${PYTHON:-.venv/bin/python}" -m hsd_jax.train --config "$config" --workdir "$workdir" "$@")
+processes=${PROCESSES:-1}
+if [ "$processes" = 1 ]; then exec "${command[@]}"; fi
+
+export JAX_COORDINATOR_ADDRESS=localhost:${PORT:-8476} JAX_NUM_PROCESSES=$processes
+children=()
+for ((i = 0; i < processes; i++)); do
+  JAX_PROCESS_ID=$i "${command[@]}" &
+  children+=($!)
+done
+trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
+status=0
+for child in "${children[@]}"; do
+  # A trapped signal ends `wait` early: wait again for the child itself.
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+  wait "$child" || status=$?
+done
+exit "$status"

@@ -260,3 +260,19 @@ def test_condition_is_bilinear_halving_and_a_projection():
 
 def test_size_of_the_published_condition():
     assert count(shapes(SpatialRescaler(), jnp.zeros((1, 4, 4, 182)))) == 546
+
+
+def test_remat_changes_what_is_kept_and_nothing_else():
+    plain = TINY.clone(dropout=0.1, mid_attention=False)
+    params, (z, t, s) = tiny_params(TINY.clone(mid_attention=False)), inputs()
+
+    def loss(params, remat):
+        model = plain.clone(remat=remat)
+        rngs = {"dropout": jax.random.key(0)}
+        return jnp.mean(model.apply({"params": params}, z, t, s, True, rngs=rngs) ** 2)
+
+    def blocks_again(remat):
+        return str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, remat)).count("remat")
+
+    assert 0 == blocks_again(()) < blocks_again((0,)) < blocks_again((0, 1))
+    assert shapes(plain.clone(remat=(0, 1))) == shapes(plain)

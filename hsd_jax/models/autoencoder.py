@@ -32,14 +32,15 @@ class Middle(nn.Module):
     attention: bool
     dropout: float
     dtype: Any
+    num_groups: int
 
     @nn.compact
     def __call__(self, h: jax.Array, train: bool) -> jax.Array:
-        features = h.shape[-1]
-        h = ResBlock(features, self.dropout, self.dtype, name="block_1")(h, train)
+        block = (h.shape[-1], self.dropout, self.dtype, self.num_groups)
+        h = ResBlock(*block, name="block_1")(h, train)
         if self.attention:
-            h = AttnBlock(self.dtype, name="attn_1")(h)
-        return ResBlock(features, self.dropout, self.dtype, name="block_2")(h, train)
+            h = AttnBlock(self.dtype, self.num_groups, name="attn_1")(h)
+        return ResBlock(*block, name="block_2")(h, train)
 
 
 class Encoder(nn.Module):
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
     mid_attention: bool
     dropout: float
     dtype: Any
+    num_groups: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -62,14 +64,17 @@ class Encoder(nn.Module):
             features = self.ch * mult
             for i in range(self.num_res_blocks):
                 name = f"down_{level}_block_{i}"
-                h = ResBlock(features, self.dropout, self.dtype, name=name)(h, train)
+                block = ResBlock(features, self.dropout, self.dtype, self.num_groups, name=name)
+                h = block(h, train)
                 if level in self.attn_levels:
-                    h = AttnBlock(self.dtype, name=f"down_{level}_attn_{i}")(h)
+                    name = f"down_{level}_attn_{i}"
+                    h = AttnBlock(self.dtype, self.num_groups, name=name)(h)
             if level < len(self.ch_mult) - 1:
                 name = f"down_{level}_downsample"
                 h = Conv(features, 3, 2, _DOWN_PADDING, dtype=self.dtype, name=name)(h)
-        h = Middle(self.mid_attention, self.dropout, self.dtype, name="mid")(h, train)
-        h = nn.swish(GroupNorm(VAE_EPS, name="norm_out")(h))
+        middle = (self.mid_attention, self.dropout, self.dtype, self.num_groups)
+        h = Middle(*middle, name="mid")(h, train)
+        h = nn.swish(GroupNorm(VAE_EPS, self.num_groups, name="norm_out")(h))
         # The last convolution is cheap and decides the precision of the latents: float32.
         return Conv(self.out_channels, name="conv_out")(h)
 
@@ -85,22 +90,26 @@ class Decoder(nn.Module):
     mid_attention: bool
     dropout: float
     dtype: Any
+    num_groups: int
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
         """`[B, h, w, C]` -> `[B, h * f, w * f, out_channels]` float32."""
         h = Conv(self.ch * self.ch_mult[-1], dtype=self.dtype, name="conv_in")(z)
-        h = Middle(self.mid_attention, self.dropout, self.dtype, name="mid")(h, train)
+        middle = (self.mid_attention, self.dropout, self.dtype, self.num_groups)
+        h = Middle(*middle, name="mid")(h, train)
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             features = self.ch * mult
             for i in range(self.num_res_blocks + 1):
                 name = f"up_{level}_block_{i}"
-                h = ResBlock(features, self.dropout, self.dtype, name=name)(h, train)
+                block = ResBlock(features, self.dropout, self.dtype, self.num_groups, name=name)
+                h = block(h, train)
                 if level in self.attn_levels:
-                    h = AttnBlock(self.dtype, name=f"up_{level}_attn_{i}")(h)
+                    name = f"up_{level}_attn_{i}"
+                    h = AttnBlock(self.dtype, self.num_groups, name=name)(h)
             if level > 0:
                 h = UpsampleConv(features, dtype=self.dtype, name=f"up_{level}_upsample")(h)
-        h = nn.swish(GroupNorm(VAE_EPS, name="norm_out")(h))
+        h = nn.swish(GroupNorm(VAE_EPS, self.num_groups, name="norm_out")(h))
         # float32 again: bfloat16 near 1 has steps of half an 8-bit grey level.
         return Conv(self.out_channels, name="conv_out")(h)
 
@@ -138,6 +147,7 @@ class Autoencoder(nn.Module):
       patch: our addition: space-to-depth by this factor before the encoder and its inverse after
         the decoder, so that small networks skip the costly full-resolution level; 1 is CompVis.
       dtype: compute type, None for float32; latents, codebook and images are float32 always.
+      num_groups: of every norm, see `GroupNorm`; CompVis has always 32.
     """
 
     kind: str = "vq"
@@ -153,6 +163,7 @@ class Autoencoder(nn.Module):
     dropout: float = 0.0
     patch: int = 1
     dtype: Any = None
+    num_groups: int = 32
 
     @property
     def factor(self) -> int:
@@ -165,7 +176,7 @@ class Autoencoder(nn.Module):
         moments = 2 if self.kind == "kl" else 1
         trunk = (
             self.ch, self.ch_mult, self.num_res_blocks, self.attn_levels,
-            self.mid_attention, self.dropout, self.dtype,
+            self.mid_attention, self.dropout, self.dtype, self.num_groups,
         )
         self.encoder = Encoder(moments * self.z_channels, *trunk)
         self.decoder = Decoder(self.out_ch * self.patch**2, *trunk)

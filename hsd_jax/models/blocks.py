@@ -60,16 +60,25 @@ def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
     return x.reshape(b, h * patch, w * patch, c // patch**2)
 
 
-def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10000.0) -> jax.Array:
+def timestep_embedding(
+    t: jax.Array,
+    dim: int,
+    max_period: float = 10000.0,
+    freq_shift: float = 0.0,
+    sin_first: bool = False,
+) -> jax.Array:
     """Sinusoids of the diffusion step: `[B]` int or float -> `[B, dim]` float32.
 
-    Order `[cos, sin]` with frequencies `max_period ** (-i / (dim // 2))`, as in CompVis' UNet
-    (`util.py`); its `model.py` has another order and another exponent. An odd `dim` ends in a zero.
+    Order `[cos, sin]` with frequencies `max_period ** (-i / (dim // 2 - freq_shift))`; shift 0 is
+    CompVis' UNet (`util.py`). Its `model.py`, as DDPM, has shift 1 and `[sin, cos]` (`sin_first`).
+    An odd `dim` ends in a zero.
     """
     half = dim // 2
-    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    steps = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    frequencies = jnp.exp(-jnp.log(max_period) * steps)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
-    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    waves = [jnp.cos(angles), jnp.sin(angles)]
+    embedding = jnp.concatenate(waves[::-1] if sin_first else waves, axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
@@ -113,18 +122,20 @@ class ResBlock(nn.Module):
       features: output channels; a 1 x 1 `nin_shortcut` fits the input to them where they differ.
       dropout: rate, active only with `train`.
       dtype: compute type, None for float32.
+      num_groups: of the norms, see `GroupNorm`.
     """
 
     features: int
     dropout: float = 0.0
     dtype: Any = None
+    num_groups: int = 32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """`[B, H, W, C]` -> `[B, H, W, features]`."""
-        h = nn.swish(GroupNorm(VAE_EPS, dtype=self.dtype, name="norm1")(x))
+        h = nn.swish(GroupNorm(VAE_EPS, self.num_groups, self.dtype, name="norm1")(x))
         h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
-        h = nn.swish(GroupNorm(VAE_EPS, dtype=self.dtype, name="norm2")(h))
+        h = nn.swish(GroupNorm(VAE_EPS, self.num_groups, self.dtype, name="norm2")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
@@ -136,12 +147,13 @@ class AttnBlock(nn.Module):
     """Single-head self-attention over all positions, with a residual (`AttnBlock`, model.py)."""
 
     dtype: Any = None
+    num_groups: int = 32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` -> the same shape."""
         b, h, w, c = x.shape
-        y = GroupNorm(VAE_EPS, dtype=self.dtype, name="norm")(x)
+        y = GroupNorm(VAE_EPS, self.num_groups, self.dtype, name="norm")(x)
         q, k, v = (
             Conv(c, kernel_size=1, dtype=self.dtype, name=name)(y).reshape(b, h * w, 1, c)
             for name in ("q", "k", "v")
@@ -175,11 +187,15 @@ class AttentionBlock(nn.Module):
       num_heads: heads; must divide the channels.
       legacy: order of the channels of `qkv`, see `split_heads`.
       dtype: compute type, None for float32.
+      num_groups: of the norm, see `GroupNorm`; 0 for no norm.
+      eps: of the norm.
     """
 
     num_heads: int
     legacy: bool = True
     dtype: Any = None
+    num_groups: int = 32
+    eps: float = UNET_EPS
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -194,7 +210,9 @@ class AttentionBlock(nn.Module):
                 f"{c} channels do not split into {self.num_heads} heads: "
                 "choose num_heads or num_head_channels that divide them"
             )
-        y = GroupNorm(UNET_EPS, dtype=self.dtype, name="norm")(x)
+        y = x
+        if self.num_groups:
+            y = GroupNorm(self.eps, self.num_groups, self.dtype, name="norm")(x)
         qkv = Conv(3 * c, kernel_size=1, dtype=self.dtype, name="qkv")(y)
         q, k, v = split_heads(qkv.reshape(b, h * w, 3 * c), self.num_heads, self.legacy)
         y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)

@@ -7,7 +7,9 @@ Algorithms for Convolutional Neural Networks", arXiv 1509.09308). Parameters, re
 are those of the plain convolution up to float32 rounding (relative error below 1e-5, tested).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -27,6 +29,21 @@ _AT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 _MIN_WINOGRAD_CHANNELS = 64
 
 _Grid = list[list[Any]]
+
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextmanager
+def compiled_for(platform: str) -> Iterator[None]:
+    """Convolutions traced inside take the form for `platform`: "cpu", "gpu" or "tpu".
+
+    For programs that are compiled ahead of time for other hardware.
+    """
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[Any]) -> list[Any]:
@@ -135,7 +152,7 @@ winograd_conv.defvjp(_winograd_fwd, _winograd_bwd)
 def _prefers_winograd(x: jax.Array, features: int) -> bool:
     _, h, w, channels = x.shape
     return (
-        jax.default_backend() == "cpu"
+        (_platform.get() or jax.default_backend()) == "cpu"
         and x.dtype == jnp.float32
         and min(channels, features) >= _MIN_WINOGRAD_CHANNELS
         and h % 2 == 0

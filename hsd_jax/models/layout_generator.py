@@ -170,11 +170,12 @@ class U2Net(nn.Module):
             return ResidualUBlock(stage, self.norm, self.dtype, name=name)(x, train)
 
         size, encoded = (x.shape[1], x.shape[2]), []
-        for i, stage in enumerate(self.stages.encoder, 1):
+        down, up = self.stages  # plain tuples when they come from a file
+        for i, stage in enumerate(down, 1):
             x = block(max_pool(x) if encoded else x, stage, f"stage{i}")
             encoded.append(x)
         decoded = [encoded[-1]]
-        for i, stage in zip(range(len(encoded) - 1, 0, -1), self.stages.decoder, strict=True):
+        for i, stage in zip(range(len(encoded) - 1, 0, -1), up, strict=True):
             skip = encoded[i - 1]
             x = jnp.concatenate([upsample_to(x, skip.shape[1:3]), skip], -1)
             x = block(x, stage, f"stage{i}d")

@@ -9,7 +9,9 @@ values are sown into the collection "stats" under the same path, and `merge_stat
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -19,6 +21,22 @@ from flax import linen as nn
 EPSILON = 1e-5
 # Enough groups for statistics to be local to few channels, and a divisor of every preset's widths.
 _MAX_GROUPS = 8
+
+_axis_name: ContextVar[str | None] = ContextVar("axis_name", default=None)
+
+
+@contextmanager
+def statistics_over(axis_name: str | None) -> Iterator[None]:
+    """Batch norms traced inside take their statistics over the mapped axis `axis_name` as well.
+
+    For `jax.pmap` and its like, where an array holds one device's part of the batch; None is for
+    whole batches, sharded ones included.
+    """
+    token = _axis_name.set(axis_name)
+    try:
+        yield
+    finally:
+        _axis_name.reset(token)
 
 
 class BatchNorm(nn.Module):
@@ -56,14 +74,21 @@ class BatchNorm(nn.Module):
     def _batch_statistics(
         self, x: jax.Array, running_mean: jax.Array, running_var: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+        axes, count, axis_name = tuple(range(x.ndim - 1)), x.size // x.shape[-1], _axis_name.get()
+
+        def batch_mean(values: jax.Array) -> jax.Array:
+            mean = values.mean(axes)
+            return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+        if axis_name is not None:
+            count *= jax.lax.axis_size(axis_name)
         if count < 2:
             raise ValueError(
                 f"batch statistics need more than one value a channel, got shape {x.shape}: "
                 "train with a larger batch or image, or with norm='group'"
             )
-        mean = x.mean(axes)
-        var = jnp.square(x - _channels(mean, x)).mean(axes)
+        mean = batch_mean(x)
+        var = batch_mean(jnp.square(x - _channels(mean, x)))
         if not self.is_initializing():
             self._sow_running("mean", running_mean, mean)
             self._sow_running("var", running_var, var * (count / (count - 1)))

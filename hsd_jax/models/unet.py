@@ -37,6 +37,8 @@ class TimestepResBlock(nn.Module):
         added before it.
       resample: "up" (nearest x 2) or "down" (2 x 2 means) inside the block, or None.
       dtype: compute type, None for float32.
+      num_groups: of the norms, see `GroupNorm`.
+      eps: of the norms.
     """
 
     features: int
@@ -44,11 +46,14 @@ class TimestepResBlock(nn.Module):
     scale_shift: bool = False
     resample: str | None = None
     dtype: Any = None
+    num_groups: int = 32
+    eps: float = UNET_EPS
 
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
         """`[B, H, W, C]`, `[B, E]` -> `[B, H', W', features]`."""
-        h = nn.swish(GroupNorm(UNET_EPS, dtype=self.dtype, name="norm1")(x))
+        norm = (self.eps, self.num_groups, self.dtype)
+        h = nn.swish(GroupNorm(*norm, name="norm1")(x))
         if self.resample == "up":
             h, x = upsample_nearest(h), upsample_nearest(x)
         elif self.resample == "down":
@@ -56,7 +61,7 @@ class TimestepResBlock(nn.Module):
         h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
         width = 2 * self.features if self.scale_shift else self.features
         emb = nn.Dense(width, name="emb_proj")(nn.swish(emb)).astype(h.dtype)[:, None, None]
-        norm2 = GroupNorm(UNET_EPS, dtype=self.dtype, name="norm2")
+        norm2 = GroupNorm(*norm, name="norm2")
         if self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
             h = norm2(h) * (1 + scale) + shift
@@ -90,6 +95,16 @@ class UNet(nn.Module):
       dropout: rate inside residual blocks, active only with `train`.
       dtype: compute type, None for float32; the step's embedding, the last norm and the last
         convolution are float32 always.
+      remat: levels (0 has the full resolution) whose residual blocks are computed again on the way
+        back instead of being kept: less memory for more time. Parameters and results are the same.
+
+    The rest are what diffusers' `UNet2DModel` can vary; the defaults are CompVis':
+      num_groups: of every norm, see `GroupNorm`.
+      norm_eps: of every norm; 1e-6 in DDPM's networks.
+      mid_attention_norm: a norm in the middle's attention.
+      freq_shift, sin_first: see `timestep_embedding`; 1 and True in DDPM's networks.
+      down_padding: 1 on all sides of downsampling convolutions; 0 is DDPM's, below and to the right
+        only, as in the autoencoder.
     """
 
     out_channels: int = 3
@@ -105,6 +120,13 @@ class UNet(nn.Module):
     legacy_attention: bool = True
     dropout: float = 0.0
     dtype: Any = None
+    remat: tuple[int, ...] = ()
+    num_groups: int = 32
+    norm_eps: float = UNET_EPS
+    mid_attention_norm: bool = True
+    freq_shift: int = 0
+    sin_first: bool = False
+    down_padding: int = 1
 
     @nn.compact
     def __call__(
@@ -138,27 +160,36 @@ class UNet(nn.Module):
         h = z if s is None else jnp.concatenate([z, s.astype(z.dtype)], axis=-1)
         h = Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")(h)
         h, skips = self._down(h, emb, train)
-        h = self._res(h.shape[-1], "middle_block_0")(h, emb, train)
+        last = len(self.channel_mult) - 1
+        h = self._res(h.shape[-1], "middle_block_0", last)(h, emb, train)
         if self.mid_attention:
-            h = self._attention(h, "middle_block_1")
-        h = self._res(h.shape[-1], "middle_block_2")(h, emb, train)
+            groups = self.num_groups if self.mid_attention_norm else 0
+            h = self._attention(h, "middle_block_1", groups)
+        h = self._res(h.shape[-1], "middle_block_2", last)(h, emb, train)
         h = self._up(h, skips, emb, train)
-        h = nn.swish(GroupNorm(UNET_EPS, name="norm_out")(h))
+        h = nn.swish(GroupNorm(self.norm_eps, self.num_groups, name="norm_out")(h))
         return Conv(self.out_channels, kernel_init=_ZEROS, name="conv_out")(h)
 
     def _embed(self, t: jax.Array) -> jax.Array:
         width = 4 * self.model_channels
-        emb = timestep_embedding(t, self.model_channels)
+        emb = timestep_embedding(
+            t, self.model_channels, freq_shift=self.freq_shift, sin_first=self.sin_first
+        )
         emb = nn.swish(nn.Dense(width, name="time_embed_0")(emb))
         return nn.Dense(width, name="time_embed_2")(emb)
 
-    def _res(self, features: int, name: str, resample: str | None = None) -> TimestepResBlock:
-        return TimestepResBlock(
-            features, self.dropout, self.use_scale_shift_norm, resample, self.dtype, name=name
+    def _res(self, features: int, name: str, level: int, resample: str | None = None) -> nn.Module:
+        block = TimestepResBlock
+        if level in self.remat:
+            block = nn.remat(block, static_argnums=(3,))  # `train`, `self` being 0
+        return block(
+            features, self.dropout, self.use_scale_shift_norm, resample, self.dtype,
+            self.num_groups, self.norm_eps, name=name,
         )
 
-    def _attention(self, h: jax.Array, name: str) -> jax.Array:
+    def _attention(self, h: jax.Array, name: str, num_groups: int | None = None) -> jax.Array:
         heads = self.num_heads
+        groups = self.num_groups if num_groups is None else num_groups
         if self.num_head_channels > 0:
             if h.shape[-1] % self.num_head_channels:
                 raise ValueError(
@@ -166,7 +197,10 @@ class UNet(nn.Module):
                     "choose num_head_channels that divides every attending level"
                 )
             heads = h.shape[-1] // self.num_head_channels
-        return AttentionBlock(heads, self.legacy_attention, self.dtype, name=name)(h)
+        block = AttentionBlock(
+            heads, self.legacy_attention, self.dtype, groups, self.norm_eps, name=name
+        )
+        return block(h)
 
     def _down(
         self, h: jax.Array, emb: jax.Array, train: bool
@@ -176,17 +210,18 @@ class UNet(nn.Module):
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
                 block = f"input_blocks_{len(skips)}"
-                h = self._res(self.model_channels * mult, f"{block}_0")(h, emb, train)
+                h = self._res(self.model_channels * mult, f"{block}_0", level)(h, emb, train)
                 if 2**level in self.attention_factors:
                     h = self._attention(h, f"{block}_1")
                 skips.append(h)
             if level < len(self.channel_mult) - 1:
                 name = f"input_blocks_{len(skips)}_0"
                 if self.resblock_updown:
-                    h = self._res(h.shape[-1], name, "down")(h, emb, train)
+                    h = self._res(h.shape[-1], name, level, "down")(h, emb, train)
                 else:
-                    # Padding on all sides, unlike the autoencoder's.
-                    h = Conv(h.shape[-1], stride=2, dtype=self.dtype, name=name)(h)
+                    # On all sides by default, unlike the autoencoder's.
+                    padding = None if self.down_padding == 1 else ((0, 1), (0, 1))
+                    h = Conv(h.shape[-1], 3, 2, padding, dtype=self.dtype, name=name)(h)
                 skips.append(h)
         return h, skips
 
@@ -198,14 +233,14 @@ class UNet(nn.Module):
             for i in range(self.num_res_blocks + 1):
                 block = f"output_blocks_{total - len(skips)}"
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._res(self.model_channels * mult, f"{block}_0")(h, emb, train)
+                h = self._res(self.model_channels * mult, f"{block}_0", level)(h, emb, train)
                 attends = 2**level in self.attention_factors
                 if attends:
                     h = self._attention(h, f"{block}_1")
                 if level > 0 and i == self.num_res_blocks:
                     name = f"{block}_{1 + attends}"
                     if self.resblock_updown:
-                        h = self._res(h.shape[-1], name, "up")(h, emb, train)
+                        h = self._res(h.shape[-1], name, level, "up")(h, emb, train)
                     else:
                         h = UpsampleConv(h.shape[-1], dtype=self.dtype, name=name)(h)
         return h

@@ -1,7 +1,7 @@
 """Batches from a built data set: random access, the same for any number of processes.
 
 The chain is Grain's `MapDataset`: shuffle and repeat the indices, load and transform each example
-with its own generator, and only then take this process's slice and batch. So batch k is the same
+with its own generator, batch, and only then take this process's part. So batch k is the same
 set of examples, with the same augmentation, on 1, 2 or 4 processes, and it can be asked for by its
 number: the position in the data is the training step, and no iterator state is stored.
 
@@ -96,7 +96,9 @@ def load_source(
     Raises:
         ValueError: no such data set, or no such split.
     """
-    built = epath.Path(data_dir).glob(f"{name}/*/dataset_info.json")
+    found = epath.Path(data_dir).glob(f"{name}/*/dataset_info.json")
+    # A build that was cut off leaves a folder incomplete.*.
+    built = [path for path in found if tfds.core.Version.is_valid(path.parent.name)]
     versions = sorted(built, key=lambda path: tfds.core.Version(path.parent.name))
     if not versions:
         raise ValueError(
@@ -147,8 +149,9 @@ def make_dataset(
     local = _local_size(batch_size, process_index, process_count)
     load = _Loader(source, _choose(source, sources), transform, partner)
     dataset = grain.MapDataset.range(len(load.indices)).seed(seed).shuffle().repeat(None)
-    dataset = dataset.random_map(load)[process_index::process_count]
-    dataset = dataset.batch(local, drop_remainder=True)[start_step:]
+    # In blocks, so that the processes' parts one after the other are the whole batch, in order.
+    dataset = dataset.random_map(load).batch(local, drop_remainder=True)
+    dataset = dataset[process_index::process_count][start_step:]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(READ_THREADS, PREFETCH_BATCHES)))
 
 
@@ -180,7 +183,8 @@ def eval_batches(
 def _eval_batches(load: "_Loader", batch_size: int, seed: int, p: int, n: int) -> Iterator[Batch]:
     total = len(load.indices)
     for start in range(0, total, batch_size):
-        places = range(start + p, start + batch_size, n)
+        first = start + p * (batch_size // n)
+        places = range(first, first + batch_size // n)
         examples = []
         for place in (min(place, total - 1) for place in places):
             rng = np.random.default_rng((seed, int(load.indices[place])))

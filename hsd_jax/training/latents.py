@@ -1,10 +1,12 @@
 """Encode a data set once, so that the diffusion stage trains on latents.
 
-    python -m hsd_jax.training.latents --weights DIR --data DIR --out DIR [--views N]
+    python -m hsd_jax.training.latents --weights DIR --data DIR --out DIR
+        [--name NAME] [--views N] [--unscaled]
 
-Each training picture gives `views` random views (place, size, mirror, colour, backdrop), each test
-picture one, as it is. OUT/SPLIT holds latents.npy (float16), layouts.npy (uint8) and names.json;
-OUT/stats.json the mean and standard deviation of each channel over the training latents.
+Each training picture gives `views` random views (place, size, mirror, colour, backdrop), or with 0
+itself; each test picture itself. OUT/SPLIT holds latents.npy (float16), layouts.npy (uint8) and
+names.json; OUT/stats.json the mean and standard deviation of each channel over the training
+latents, or with --unscaled 0 and 1 (the scale factor 1 of the paper's VQ latents).
 """
 
 import argparse
@@ -57,9 +59,10 @@ class LatentSource:
 
 
 def encode_split(
-    encode: Any, source: Any, folder: Path, views: int, augmented: bool, batch_size: int = 8
+    encode: Any, source: Any, folder: Path, views: int, batch_size: int = 8
 ) -> np.ndarray:
-    """Writes one split; returns its latents (memory-mapped)."""
+    """Writes one split, `views` views of each picture or, with 0, the pictures; its latents."""
+    augmented, views = views > 0, max(views, 1)
     total = len(source) * views
     folder.mkdir(parents=True, exist_ok=True)
     latents = layouts = None
@@ -103,14 +106,22 @@ def _view(example: dict[str, Any], index: int, augmented: bool) -> tuple[np.ndar
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m hsd_jax.training.latents")
-    parser.add_argument("--weights", default=weights.DEFAULT, help="folder with the autoencoder")
-    parser.add_argument("--data", required=True, help="the built data set's folder")
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--views", type=int, default=2, help="random views of a training picture")
+    add = parser.add_argument
+    add("--weights", default=weights.DEFAULT, help="folder with the autoencoder")
+    add("--data", required=True, help="the built data set's folder")
+    add("--out", required=True, help="folder to write")
+    add("--name", default="halfbody", help="the data set (default: %(default)s)")
+    add("--views", type=int, default=2, help="random views of a training picture; 0: as it is")
+    add("--unscaled", action="store_true", help="leave the latents' scale as it is")
     options = parser.parse_args(argv)
     try:
+        if options.views < 0:
+            raise ValueError(f"--views is {options.views}: give 0 or more")
         part = weights.load_part(weights.find(options.weights), "autoencoder")
-        sources = {split: load_source(options.data, split) for split in ("train", "test")}
+        sources = {
+            split: load_source(options.data, split, name=options.name)
+            for split in ("train", "test")
+        }
     except ValueError as error:
         sys.exit(f"hsd_jax.training.latents: {error}")
 
@@ -121,11 +132,22 @@ def main(argv: list[str] | None = None) -> None:
         return h[0] if isinstance(h, tuple) else h
 
     out = Path(options.out)
-    encode_split(encode, sources["test"], out / "test", 1, augmented=False)
-    latents = encode_split(encode, sources["train"], out / "train", options.views, augmented=True)
-    z = np.asarray(latents, np.float32)
-    stats = {"mean": z.mean((0, 1, 2)).tolist(), "std": z.std((0, 1, 2)).tolist()}
+    encode_split(encode, sources["test"], out / "test", 0)
+    latents = encode_split(encode, sources["train"], out / "train", options.views)
+    stats = statistics(latents)
+    if options.unscaled:
+        stats = {name: [value] * latents.shape[-1] for name, value in (("mean", 0.0), ("std", 1.0))}
     (out / "stats.json").write_text(json.dumps(stats, indent=2) + "\n")
+
+
+def statistics(latents: np.ndarray) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel, in one pass over `[N, h, w, c]`."""
+    total = np.zeros((2, latents.shape[-1]))
+    for batch in np.array_split(latents, max(1, len(latents) // 256)):
+        z = np.asarray(batch, np.float64)
+        total += [z.sum((0, 1, 2)), (z**2).sum((0, 1, 2))]
+    mean, square = total / (latents.size // latents.shape[-1])
+    return {"mean": mean.tolist(), "std": np.sqrt(square - mean**2).tolist()}
 
 
 if __name__ == "__main__":

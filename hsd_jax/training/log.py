@@ -1,59 +1,152 @@
-"""What a run says: metrics.jsonl, sample pictures, lines on the terminal."""
+"""What a run says: JSON lines, TensorBoard, sample pictures, lines or a bar on the terminal.
+
+`metrics.jsonl` holds what the training computes, which is the same for a run that was killed and
+started again as for one that was not, byte for byte; `timing.jsonl` holds what a clock says.
+"""
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+_BAR_SECONDS = 0.5
+
 
 class Log:
-    """Writes scalars as JSON lines, pictures as PNG, and both as plain lines for a person.
+    """Writes everything about a run, on one process of it.
 
     The method names are those of clu's metric writers, whose import needs TensorFlow.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
-        """Appends to `workdir`/metrics.jsonl, dropping lines of steps after `start_step`."""
-        self._workdir = workdir
-        self._path = workdir / "metrics.jsonl"
-        self._last = (time.perf_counter(), start_step)
-        if self._path.exists():
-            # A killed run logged steps that its last checkpoint does not hold: they come again.
-            lines = self._path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= start_step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            temporary.replace(self._path)
+    def __init__(self, workdir: Path, start_step: int, steps: int, active: bool = True):
+        """Goes on in `workdir` after `start_step`: lines of later steps are dropped.
 
-    def write_scalars(self, step: int, scalars: dict[str, Any]) -> None:
-        """One JSON object a line: `step` and the scalars."""
+        Args:
+          workdir: of the run.
+          start_step: that of the checkpoint that the run goes on from.
+          steps: of the whole run.
+          active: False makes every method do nothing, for all processes but the first.
+        """
+        self._workdir, self._steps, self._active = workdir, steps, active
+        self._bar_at = 0.0
+        self.has_figures = False
+        """Whether `start_step` has been evaluated already."""
+        self._board: Any = None
+        if active:
+            kept = _drop_after(workdir / "metrics.jsonl", start_step)
+            _drop_after(workdir / "timing.jsonl", start_step)
+            last = [name for line in kept if line["step"] == start_step for name in line]
+            self.has_figures = any(name.startswith("test/") for name in last)
+            from tensorboardX import SummaryWriter  # slow to import
+
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start_step + 1, flush_secs=30
+            )
+
+    def write_scalars(
+        self, step: int, scalars: Mapping[str, Any], timing: Mapping[str, float] | None = None
+    ) -> None:
+        """A line of metrics.jsonl with `step` and the scalars, and one of timing.jsonl."""
+        if not self._active:
+            return
         values = {name: float(value) for name, value in scalars.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step} | values) + "\n")
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"step {step:>7}  {shown}", file=sys.stderr, flush=True)
+        for name, written in (("metrics", values), ("timing", timing)):
+            if written:
+                with (self._workdir / f"{name}.jsonl").open("a") as file:
+                    file.write(json.dumps({"step": step} | dict(written)) + "\n")
+        prefixed = values | {f"timing/{name}": value for name, value in (timing or {}).items()}
+        for name, value in prefixed.items():
+            self._board.add_scalar(name, value, step)
+        shown = [f"{name} {value:.4g}" for name, value in values.items()]
+        self.write_line(f"step {step:>7}  " + "  ".join(shown + _spoken(timing or {})))
 
-    def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Each uint8 `[H, W, 3]` picture as `samples/NAME-STEP.png`."""
+        if not self._active:
+            return
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
         for name, image in images.items():
             Image.fromarray(image).save(folder / f"{name}-{step:07d}.png")
+            self._board.add_image(name, image, step, dataformats="HWC")
 
-    def seconds_per_step(self, step: int) -> float:
-        """Since the last call."""
+    def write_text(self, name: str, text: str) -> None:
+        """Into the file `name`.txt and, indented, among TensorBoard's texts."""
+        if not self._active:
+            return
+        (self._workdir / f"{name}.txt").write_text(text + "\n")
+        self._board.add_text(name, "\n".join("    " + line for line in text.splitlines()), 0)
+
+    def write_line(self, line: str) -> None:
+        """A plain line on the terminal."""
+        if self._active:
+            print("\r\x1b[K" * sys.stderr.isatty() + line, file=sys.stderr, flush=True)
+
+    def progress(self, step: int, seconds_left: float | None) -> None:
+        """A bar on a terminal, redrawn now and then; nothing where the output is a file."""
         now = time.perf_counter()
-        then, last_step = self._last
-        self._last = (now, step)
-        return (now - then) / max(1, step - last_step)
+        if not (self._active and sys.stderr.isatty()) or now - self._bar_at < _BAR_SECONDS:
+            return
+        self._bar_at = now
+        count = f" {step}/{self._steps}"
+        left = "" if seconds_left is None else f"  {_clock(seconds_left)} left"
+        width = max(10, shutil.get_terminal_size().columns - len(count + left) - 3)
+        done = width * step // max(1, self._steps)
+        sys.stderr.write(f"\r\x1b[K[{'=' * done}{' ' * (width - done)}]{count}{left}")
+        sys.stderr.flush()
+
+    def flush(self) -> None:
+        """Everything written is on the disk of this machine."""
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """After this nothing may be written."""
+        if self._board is not None:
+            self._board.close()
 
 
-def _step_of(line: str) -> float:
+def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines up to `step`. The others go: a killed run logged what no checkpoint holds."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    kept = [record for record in map(_record, lines) if record and record["step"] <= step]
+    if len(kept) < len(lines):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(path)
+    return kept
+
+
+def _record(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # a line cut off by the kill
+        record = json.loads(line)
+        return record if "step" in record else None
+    except ValueError:
+        return None  # a line cut off by the kill
+
+
+def _spoken(timing: Mapping[str, float]) -> list[str]:
+    """Timing in a person's units."""
+    words = []
+    if "seconds_per_step" in timing:
+        words.append(f"| {timing['seconds_per_step']:.3g} s/step")
+    if "images_per_second" in timing:
+        words.append(f"{timing['images_per_second']:.3g} images/s")
+    if "mfu" in timing:
+        words.append(f"MFU {100 * timing['mfu']:.1f} %")
+    if "seconds_left" in timing:
+        words.append(f"{_clock(timing['seconds_left'])} left")
+    return words
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

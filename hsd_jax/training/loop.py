@@ -1,7 +1,8 @@
 """The training loop: the same for every task; its order of operations is a contract."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,132 +14,272 @@ from hsd_jax import weights
 from hsd_jax.training.checkpoint import Checkpoints
 from hsd_jax.training.input import eval_batches, load_source, make_dataset
 from hsd_jax.training.log import Log
+from hsd_jax.training.observe import Pace, Trace, Watch, hardware_of, model_flops, overview
 from hsd_jax.training.optimizer import make_optimizer
+from hsd_jax.training.parallel import Parallel, Run, make_parallel, numbered, on_host
+from hsd_jax.training.processes import Stop
 from hsd_jax.training.rng import named_key
-from hsd_jax.training.state import TrainState, create_state, make_step
+from hsd_jax.training.state import Batch, Step, TrainState, create_state, make_step
 from hsd_jax.training.tasks import Task, make_task
 
+# What a config need not say.
+DEFAULTS: Mapping[str, Any] = {
+    "parallel": "sharded",  # or "pmap"
+    "mesh": {"data": -1, "fsdp": 1},
+    "accumulate": 1,  # parts of a batch worked through one after the other
+    "best": "",  # a test figure: its best checkpoint stays
+    "best_mode": "max",  # or "min"
+    "profile": 0,  # steps of an XProf trace
+}
+# Steps of a run that are not traced: the first compiles.
+_UNTRACED = 3
 
-def train(config: Mapping[str, Any], workdir: Path, export_only: bool = False) -> TrainState:
+
+def train(config: Mapping[str, Any], workdir: Path, export_only: bool = False) -> TrainState | None:
     """Trains to `config["steps"]`, going on from the newest checkpoint of `workdir`.
 
+    SIGTERM saves and returns early; started again, the run goes on.
+
     Args:
-      config: plain nested dict, as `configs/*.py` make it.
-      workdir: receives config.json, metrics.jsonl, samples/, checkpoints/ and, at the end,
-        weights/ (the EMA parameters as released files).
+      config: plain nested dict, as `configs/*.py` make it; `DEFAULTS` fills what it lacks.
+      workdir: receives config.json, metrics.jsonl (the same however often the run was stopped),
+        timing.jsonl, parameters.txt, samples/, tensorboard/, checkpoints/ and, at the end,
+        weights/ (the EMA parameters as released files) and weights_best/ where `best` is set. With
+        several processes it lies on a disk that all see.
       export_only: write the newest checkpoint's weights and train no further.
 
     Returns:
-      The last state.
+      The last state; None with `export_only`, which reads the EMA alone.
 
     Raises:
-      ValueError: the config does not fit the task or the data.
-      FloatingPointError: the loss became NaN or infinite; the last checkpoint is untouched.
+      ValueError: the config does not fit the task, the devices or the data.
+      FloatingPointError: a metric became NaN or infinite; the last checkpoint is untouched.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    config = {**DEFAULTS, **config}
+    parallel = make_parallel(config)
     task = make_task(config)
-    optimizer = make_optimizer(config["optimizer"], config["steps"])
-    with Checkpoints(workdir / "checkpoints", config["keep"]) as checkpoints:
-        state = _start(config, task, optimizer, checkpoints)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    best = config["best_mode"] if config["best"] else ""
+    state = None
+    with Checkpoints(workdir / "checkpoints", config["keep"], best) as checkpoints:
+        run = _Run(config, task, parallel, workdir, checkpoints)
         if not export_only:
-            state = _run(config, task, optimizer, checkpoints, state, workdir)
-    export(task, state, workdir / "weights")
+            state, finished = run.run()
+            if not finished:
+                return state
+        checkpoints.wait()
+        run.export()
     return state
 
 
-def export(task: Task, state: TrainState, folder: Path) -> None:
-    """Writes the task's nets, EMA parameters, as released files."""
-    for name, part in task.parts(state.ema).items():
-        weights.save_part(folder, name, part.module, part.params, part.extra)
+def export(task: Task, ema: Any, folder: Path) -> None:
+    """Writes the task's nets from EMA parameters, as released files; all processes must call it."""
+    ema = on_host(ema)
+    if jax.process_index() == 0:
+        for name, part in task.parts(ema).items():
+            weights.save_part(folder, name, part.module, part.params, part.extra)
 
 
-def _start(config: Mapping[str, Any], task: Task, optimizer: Any, checkpoints: Checkpoints):
-    """Order: newest checkpoint, else `init_from` (released weights), else random."""
-    init = jax.jit(lambda key: create_state(task.init(key), optimizer))
-    state = init(named_key(config["seed"], "init"))
-    if checkpoints.latest is not None:
-        return checkpoints.restore(state)
-    if config["init_from"]:
-        params = dict(state.params)
-        for name in task.parts(params):
-            params[name] = weights.load_part(weights.find(config["init_from"]), name).params
-        state = state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
-    return state
+@dataclass
+class Training:
+    """What a config trains and where, without a folder or data."""
 
+    config: Mapping[str, Any]
+    task: Task
+    parallel: Parallel
 
-def _run(
-    config: Mapping[str, Any],
-    task: Task,
-    optimizer: Any,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    workdir: Path,
-) -> TrainState:
-    step_fn = jax.jit(make_step(task.loss, optimizer, config["ema"]), donate_argnums=0)
-    evaluate = jax.jit(task.evaluate)
-    data, first = config["data"], int(state.step)
-    load = task.source or (lambda folder, split: load_source(folder, split, cache=True))
-    sources = tuple(data["sources"]) or None
-    batches: Any = make_dataset(
-        load(data["dir"], "train"),
-        seed=config["seed"],
-        batch_size=config["batch_size"],
-        transform=task.transform,
-        partner=task.partner,
-        start_step=first,
-        sources=sources,
-    )
-    test = load(data["dir"], "test")
-    log = Log(workdir, first)
-    # THE ORDER IS A CONTRACT: batch k makes step k, and a checkpoint of step k saw k batches.
-    try:
-        for step in range(first, config["steps"]):
-            batch = next(batches)
-            key = named_key(config["seed"], "train", step)
-            state, metrics = step_fn(state, jax.device_put(batch), key)
-            done, last = step + 1, step + 1 == config["steps"]
-            if done % config["log_every"] == 0 or last:
-                _log_metrics(log, done, metrics, config["batch_size"])
-            if done % config["save_every"] == 0 or last:
-                checkpoints.save(state)
-            if done % config["eval_every"] == 0 or last:
-                test_batches = eval_batches(
-                    test,
-                    config["eval_batch_size"],
-                    task.eval_transform,
-                    partner=task.partner,
-                    sources=tuple(data["test_sources"]) or None,
-                )
-                key = named_key(config["seed"], "eval")
-                _log_figures(log, done, evaluate, state, test_batches, key, task)
-    finally:
-        batches.close()
-    return state
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.config["optimizer"], self.config["steps"])
 
+    def source(self, split: str) -> Any:
+        """The records of "train" or "test"."""
+        data = self.config["data"]
+        if self.task.source is not None:
+            return self.task.source(data["dir"], split)
+        name, cache = data.get("name", "halfbody"), data.get("cache", True)
+        return load_source(data["dir"], split, name=name, cache=cache)
 
-def _log_metrics(log: Log, step: int, metrics: Mapping[str, Any], batch_size: int) -> None:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = [name for name, value in values.items() if not np.isfinite(value)]
-    if bad:
-        raise FloatingPointError(
-            f"{bad[0]} is {values[bad[0]]} at step {step}: lower the learning rate or clip "
-            "gradients; the last checkpoint is untouched"
+    def create(self) -> TrainState:
+        """The state at step 0; pure."""
+        params = self.task.init(named_key(self.config["seed"], "init"))
+        return create_state(params, self.optimizer)
+
+    def make_step(self, axis_name: str | None = None, parts: int = 1) -> Step:
+        """The pure step."""
+        return make_step(self.task.loss, self.optimizer, self.config["ema"], axis_name, parts)
+
+    def compile(self, state: Any) -> Run:
+        """The step on this run's devices; compiles when first called."""
+        parts = self.config["accumulate"]
+        return self.parallel.step(
+            lambda axis_name: self.make_step(axis_name, parts), self.config["seed"], state
         )
-    seconds = log.seconds_per_step(step)
-    log.write_scalars(step, values | {"images_per_second": batch_size / seconds})
 
 
-def _log_figures(
-    log: Log, step: int, evaluate: Any, state: TrainState, batches: Any, key: jax.Array, task: Task
-) -> None:
-    """Test figures of the EMA parameters, and pictures of the first batch."""
-    totals: dict[str, np.ndarray] = {}
-    for index, batch in enumerate(batches):
-        ratios = jax.device_get(evaluate(state.ema, batch, jax.random.fold_in(key, index)))
-        for name, ratio in ratios.items():
-            totals[name] = totals.get(name, 0) + np.array(ratio, np.float64)
-        if index == 0:
-            log.write_images(step, task.preview(state.ema, batch, key))
-    log.write_scalars(step, {f"test/{n}": a / b for n, (a, b) in totals.items() if b})
-    log.seconds_per_step(step)
+@dataclass
+class _Run(Training):
+    """One run in its folder."""
+
+    workdir: Path
+    checkpoints: Checkpoints
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.evaluate = self.parallel.evaluator(self.task.evaluate, self.config["seed"])
+
+    def start(self) -> TrainState:
+        """Order: newest checkpoint, else `init_from` (released weights), else random."""
+        if self.checkpoints.latest is not None:
+            return self.checkpoints.restore(self.parallel.abstract(self.create))
+        state = self.parallel.create(self.create)
+        if self.config["init_from"]:
+            params = dict(state.params)
+            folder = weights.find(self.config["init_from"])
+            for name in self.task.parts(params):
+                params[name] = weights.load_part(folder, name).params
+            params = jax.device_put(params, self.parallel.state_shardings(params))
+            state = state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+        return state
+
+    def run(self) -> tuple[TrainState, bool]:
+        """The state at the end, and whether that is the end of the training."""
+        config, data, state = self.config, self.config["data"], self.start()
+        first, load = int(state.step), self.source
+        log = Log(self.workdir, first, config["steps"], jax.process_index() == 0)
+        _announce(log, self.parallel, state)
+        batches: Any = make_dataset(
+            load("train"),
+            seed=config["seed"],
+            batch_size=config["batch_size"],
+            transform=self.task.transform,
+            partner=self.task.partner,
+            start_step=first,
+            sources=tuple(data["sources"]) or None,
+            **_this_process(),
+        )
+        try:
+            with Stop() as stop:
+                return self._steps(state, batches, load("test"), log, stop)
+        finally:
+            batches.close()
+            log.close()
+
+    def _steps(
+        self, state: TrainState, batches: Iterator[Any], test: Any, log: Log, stop: Stop
+    ) -> tuple[TrainState, bool]:
+        config, first = self.config, int(state.step)
+        run, watch = self.compile(state), Watch()
+        pace = Pace(first, config["steps"], config["batch_size"])
+        trace = Trace(self.workdir / "profile", first + _UNTRACED, config["profile"])
+        if first and self._due("eval_every", first) and not _agreed(log.has_figures):
+            self._evaluate(state, first, test, log)  # it was stopped before it could
+        # THE ORDER IS A CONTRACT: batch k makes step k, and a checkpoint of step k saw k batches.
+        # Whatever is said about step k is written before its checkpoint, so that a run killed in
+        # between says it again.
+        for done in range(first + 1, config["steps"] + 1):
+            trace.before(done - 1)
+            batch = self.parallel.put(next(batches))
+            if done == first + 1:
+                pace.flops = self._model_flops(state, batch)
+                pace.restart(first)
+            with jax.transfer_guard("disallow"):
+                state, metrics = run(state, batch)
+            watch.add(done, metrics)
+            trace.after(done, metrics)
+            log.progress(done, pace.seconds_left(done))
+            stopping = stop.asked(done) and done < config["steps"]
+            logs, evaluates, saves = (
+                self._due(every, done) for every in ("log_every", "eval_every", "save_every")
+            )
+            if logs or evaluates or saves or stopping:
+                values = watch.look()
+            if logs:
+                log.write_scalars(done, values, pace.report(done))
+            figures = {}
+            if evaluates and not stopping:
+                figures = self._evaluate(state, done, test, log)
+                pace.restart(done)
+            figure = _figure(figures, config["best"])
+            if saves or stopping or figure is not None:
+                self.checkpoints.save(state, done, figure)
+            if stopping:
+                log.write_line(f"told to stop: saved step {done}; started again, the run goes on")
+                break
+        trace.close()
+        return state, int(state.step) == config["steps"]
+
+    def _due(self, every: str, step: int) -> bool:
+        return step % self.config[every] == 0 or step == self.config["steps"]
+
+    def _evaluate(self, state: TrainState, step: int, test: Any, log: Log) -> dict[str, float]:
+        """Test figures of the EMA parameters, and pictures of the first batch."""
+        config, task = self.config, self.task
+        batches = eval_batches(
+            test,
+            config["eval_batch_size"],
+            task.eval_transform,
+            partner=task.partner,
+            sources=tuple(config["data"]["test_sources"]) or None,
+            **_this_process(),
+        )
+        totals: dict[str, np.ndarray] = {}
+        for number, batch in enumerate(batches):
+            ratios = self.evaluate(state.ema, self.parallel.put(batch), np.int32(number))
+            for name, ratio in jax.device_get(ratios).items():
+                totals[name] = totals.get(name, 0) + np.array(ratio, np.float64)
+            if number == 0:
+                ema = state.ema if jax.process_count() == 1 else on_host(state.ema)
+                if jax.process_index() == 0:
+                    key = named_key(config["seed"], "eval")
+                    log.write_images(step, task.preview(ema, numbered(batch), key))
+        figures = {f"test/{name}": float(a / b) for name, (a, b) in totals.items() if b}
+        log.write_scalars(step, figures)
+        return figures
+
+    def _model_flops(self, state: TrainState, batch: Batch) -> float | None:
+        """Of a step, where there is a peak to compare with: it costs a second tracing."""
+        if hardware_of(jax.devices()[0].device_kind) is None:
+            return None
+        return model_flops(self.make_step(), state, batch, named_key(0, ""))
+
+    def export(self) -> None:
+        """The newest EMA into weights/, and the best figure's into weights_best/."""
+        like = self.parallel.abstract(self.create)
+        folders = {"weights": self.checkpoints.latest, "weights_best": self.checkpoints.best}
+        for folder, step in folders.items():
+            if step is not None:
+                export(self.task, self.checkpoints.restore_ema(like, step), self.workdir / folder)
+
+
+def _this_process() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def _agreed(value: bool) -> bool:
+    """The first process's `value`, on every process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+
+
+def _figure(figures: Mapping[str, float], name: str) -> float | None:
+    if not name or not figures:
+        return None
+    if name not in figures:
+        raise ValueError(f"best is {name!r}: use one of {', '.join(sorted(figures))}")
+    return figures[name]
+
+
+def _announce(log: Log, parallel: Parallel, state: TrainState) -> None:
+    table = overview(state.params)
+    log.write_text("parameters", table)
+    sizes = ", ".join(f"{name} {n}" for name, n in parallel.mesh.shape.items())
+    kind = parallel.mesh.devices.flat[0].device_kind
+    log.write_line(
+        f"{table.splitlines()[-1]} (parameters.txt); {parallel.size} x {kind}, "
+        f"{parallel.mode}, {sizes}; from step {int(state.step)}"
+    )

@@ -1,6 +1,8 @@
-"""Keys are derived from (seed, name, step), never stored: a resumed run is the same run."""
+"""Keys are derived from (seed, name, step, example), never stored: a resumed run is the same run,
+and a run on other devices draws the same numbers."""
 
 import zlib
+from collections.abc import Mapping
 
 import jax
 
@@ -18,3 +20,15 @@ def named_key(seed: int, name: str, step: jax.Array | int = 0) -> jax.Array:
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(key, step)
+
+
+def per_example(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """A key for each example, by its place in the whole batch, `batch["index"]` (int32 [B]).
+
+    Whatever is drawn from these is the same for a batch on one device, on many, or in parts;
+    numbers drawn from `key` itself would come again on every device.
+
+    Returns:
+      Typed keys [B].
+    """
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])

@@ -1,7 +1,8 @@
 """Released weights: one safetensors file and one json a net, in a folder; nothing that runs code.
 
 `NAME.safetensors` holds the parameters under their paths ("mid/conv0/kernel"), `NAME.json` the
-module's class, its fields, and facts that go with the net (label set, latent scale, schedule).
+module's class, its fields, and facts that go with the net (label set, latent scale, schedule). Nets
+beyond `SHARD_BYTES` are cut into NAME-00001-of-0000N.safetensors, which the json then lists.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 FORMAT = 1
 DEFAULT = "embedded"
+SHARD_BYTES = 2 * 10**9
 
 # Only these can be named by a file: a json chooses among them and never imports anything else.
 MODULES = {
@@ -28,7 +30,10 @@ MODULES = {
     "UNet": "hsd_jax.models.unet",
     "SpatialRescaler": "hsd_jax.models.condition",
     "LayoutGenerator": "hsd_jax.models.layout_generator",
+    "U2Net": "hsd_jax.models.layout_generator",
     "Parser": "hsd_jax.models.parser",
+    "LPIPS": "hsd_jax.models.perceptual",
+    "InceptionV3": "hsd_jax.models.inception",
 }
 
 
@@ -66,17 +71,28 @@ def save_part(
     params: Any,
     extra: Mapping[str, Any],
     dtype: Any = np.float16,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes `name`.safetensors and `name`.json into `folder`, parameters as `dtype`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with np.errstate(over="ignore"):  # told below, by name
-        tensors = {
-            path: np.asarray(value).astype(dtype)
-            for path, value in flatten_dict(params, sep="/").items()
-        }
-    bad = [path for path, value in tensors.items() if not np.isfinite(value).all()]
+    """Writes `name`.safetensors and `name`.json into `folder`, parameters as `dtype`.
+
+    Beside `params` memory holds one shard. The json is written last: without it there is no net.
+
+    Raises:
+      ValueError: a parameter is not finite as `dtype`; nothing is written then.
+    """
+    tensors: dict[str, Any] = dict(flatten_dict(params, sep="/"))
+    bad = next((p for p, x in tensors.items() if not np.isfinite(_cast(x, dtype)).all()), None)
     if bad:
-        raise ValueError(f"{name}: {bad[0]} is not finite as {np.dtype(dtype).name}")
+        raise ValueError(f"{name}: {bad} is not finite as {np.dtype(dtype).name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(tensors, np.dtype(dtype).itemsize, shard_bytes)
+    files = [f"{name}.safetensors"]
+    if len(shards) > 1:
+        total = len(shards)
+        files = [f"{name}-{n:05}-of-{total:05}.safetensors" for n in range(1, total + 1)]
+    for file, paths in zip(files, shards, strict=True):
+        save_file({path: _cast(tensors[path], dtype) for path in paths}, folder / file)
+        (folder / file).chmod(0o644)  # safetensors leaves it to its owner alone
     fields = {
         field.name: getattr(module, field.name)
         for field in dataclasses.fields(module)
@@ -89,10 +105,28 @@ def save_part(
         "extra": dict(extra),
         "parameters": int(sum(value.size for value in tensors.values())),
     }
-    path = folder / f"{name}.safetensors"
-    save_file(tensors, path)
-    path.chmod(0o644)  # safetensors leaves it to its owner alone
+    if len(files) > 1:
+        record["files"] = files
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _cast(value: Any, dtype: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what overflows is told by name
+        return np.asarray(value).astype(dtype, copy=False)
+
+
+def _shards(tensors: Mapping[str, Any], itemsize: int, limit: int) -> list[list[str]]:
+    """Paths in groups of at most `limit` bytes, or of one tensor."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for path, value in tensors.items():
+        size = value.size * itemsize
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(path)
+        filled += size
+    return shards
 
 
 def load_part(folder: Path, name: str) -> Loaded:
@@ -105,10 +139,16 @@ def load_part(folder: Path, name: str) -> Loaded:
     try:
         record = json.loads(path.read_text())
         module = _build_module(record["module"], record["fields"])
-        with safe_open(folder / f"{name}.safetensors", framework="numpy") as file:
-            tensors = {key: jnp.asarray(file.get_tensor(key), jnp.float32) for key in file.keys()}
+        tensors = {}
+        for shard in record.get("files", [f"{name}.safetensors"]):
+            if Path(shard).name != shard:
+                raise ValueError(f"{path} names the file {shard!r}, which is not beside it")
+            with safe_open(folder / shard, framework="numpy") as file:
+                for key in file.keys():
+                    tensors[key] = jnp.asarray(file.get_tensor(key), jnp.float32)
     except FileNotFoundError as error:
-        raise ValueError(f"{folder} holds no {name}: {error.filename} is missing") from error
+        missing = error.filename or error
+        raise ValueError(f"{folder} holds no {name}: {missing} is missing") from error
     except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise ValueError(f"{path} or its safetensors is damaged: {error}") from error
     if record.get("format") != FORMAT:

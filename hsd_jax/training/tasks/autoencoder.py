@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsd_jax.diffusion.solvers import normal
 from hsd_jax.models import apply
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.blocks import average_pool
 from hsd_jax.training import augment
-from hsd_jax.training.state import Batch, Params
+from hsd_jax.training.rng import per_example
+from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
 
 
@@ -38,14 +40,17 @@ def detail_loss(x: jax.Array, y: jax.Array, levels: int = 3) -> jax.Array:
     return total
 
 
-def sample_latents(model: Autoencoder, params: Params, x: jax.Array, key: jax.Array):
-    """(latents ready to decode, regulariser): a draw of the posterior, or the nearest codes."""
+def sample_latents(model: Autoencoder, params: Params, x: jax.Array, keys: jax.Array):
+    """(latents ready to decode, regulariser): a draw of the posterior, or the nearest codes.
+
+    `keys`: one a picture.
+    """
     h = apply(model, params, x, method="encode")
     if model.kind == "vq":
         quantized = apply(model, params, h, method="vector_quantize")
         return quantized.latents, quantized.loss
     mean, logvar = h
-    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+    z = mean + jnp.exp(0.5 * logvar) * normal(keys, mean.shape[1:])
     kl = 0.5 * jnp.mean(jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar, axis=(1, 2, 3)))
     return z, kl
 
@@ -72,12 +77,12 @@ def make(config: Mapping[str, Any]) -> Task:
 
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         x = pixels(batch)
-        z, regulariser = sample_latents(model, params["autoencoder"], x, key)
+        z, regulariser = sample_latents(model, params["autoencoder"], x, per_example(key, batch))
         y = apply(model, params["autoencoder"], z, True, method="decode")
         l1, detail = jnp.mean(jnp.abs(x - y)), detail_loss(x, y)
         value = l1 + weights["detail"] * detail + weights["regulariser"] * regulariser
         metrics = {"loss": value, "l1": l1, "detail": detail, "regulariser": regulariser}
-        return value, (metrics, None)
+        return value, Aux(metrics)
 
     def reconstruct(params: Params, batch: Batch) -> jax.Array:
         return jnp.clip(apply(model, params["autoencoder"], pixels(batch)), -1, 1)

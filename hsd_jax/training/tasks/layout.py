@@ -14,7 +14,8 @@ from hsd_jax.models.discriminator import PatchDiscriminator, lsgan_d, lsgan_g
 from hsd_jax.models.layout_generator import LayoutGenerator, gumbel_softmax, log_probs
 from hsd_jax.models.norm import merge_stats
 from hsd_jax.training import augment
-from hsd_jax.training.state import Batch, Params
+from hsd_jax.training.rng import per_example
+from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
 
 
@@ -70,7 +71,7 @@ def make(config: Mapping[str, Any]) -> Task:
         value = ce + weights["logits"] * ce_logits
         metrics = {"ce": ce, "ce_logits": ce_logits, "focus": jnp.mean(out.focus)}
         if adversarial:
-            fake = gumbel_softmax(log_probs(out.probs), key)
+            fake = jax.vmap(gumbel_softmax)(log_probs(out.probs), per_example(key, batch))
             real = one_hot(target, labels)
             frozen = jax.lax.stop_gradient(params["discriminator"])
 
@@ -92,7 +93,7 @@ def make(config: Mapping[str, Any]) -> Task:
             overwrite = nothing | {
                 "layout_generator": merge_stats(nothing["layout_generator"], stats)
             }
-        return value, (metrics | {"loss": value}, overwrite)
+        return value, Aux(metrics | {"loss": value}, overwrite)
 
     def inpaint(params: Params, layout: jax.Array) -> jax.Array:
         return apply(model, params["layout_generator"], layout, method="inpaint")

@@ -12,7 +12,7 @@ from hsd_jax.labels import LABEL_SETS, colorize
 from hsd_jax.models import apply
 from hsd_jax.models.parser import Parser
 from hsd_jax.training import augment
-from hsd_jax.training.state import Batch, Params
+from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
 
 
@@ -59,9 +59,9 @@ def make(config: Mapping[str, Any]) -> Task:
         logits = logits_of(params, batch)
         weight = weights[layout]
         nll = -_log_likelihood(logits, layout, batch["drawn"], merged)
-        value = jnp.sum(weight * nll) / jnp.sum(weight)
+        total, wrong = jnp.sum(weight), jnp.sum(weight * nll)
         accuracy = jnp.mean((jnp.argmax(logits, -1) == layout).astype(jnp.float32))
-        return value, ({"loss": value, "accuracy": accuracy}, None)
+        return wrong / total, Aux({"loss": (wrong, total), "accuracy": accuracy}, weight=total)
 
     def evaluate(params: Params, batch: Batch, key: jax.Array) -> Ratios:
         layout = batch["layout"].astype(jnp.int32)

@@ -1,0 +1,270 @@
+"""Checkpoints of CompVis' latent-diffusion and taming-transformers.
+
+A latent diffusion model is one file with three networks under the prefixes of `_PREFIXES`, and
+beside it a YAML. First stages come alone too, without a prefix. `attention_resolutions` of their
+UNet are downsampling factors; `attn_resolutions` of their autoencoder are resolutions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax import linen as nn
+
+from hsd_jax.convert import compvis_shapes
+from hsd_jax.convert.compvis_names import autoencoder_table, condition_table, unet_table
+from hsd_jax.convert.settings import refuse_others, whole
+from hsd_jax.convert.state import under
+from hsd_jax.convert.tensors import Progress, param_shapes, to_params
+from hsd_jax.models.autoencoder import Autoencoder
+from hsd_jax.models.condition import SpatialRescaler
+from hsd_jax.models.unet import UNet
+
+# Where each network's names begin, and a tensor that it has always.
+_PREFIXES = {
+    "unet": ("model.diffusion_model.", "diffusion_model.", ""),
+    "autoencoder": ("first_stage_model.", ""),
+    "condition": ("cond_stage_model.", ""),
+}
+_MARKERS = {
+    "unet": "input_blocks.0.0.weight",
+    "autoencoder": "encoder.conv_in.weight",
+    "condition": "channel_mapper.weight",
+}
+# Where a latent diffusion model's YAML has their settings.
+_SECTIONS = {
+    "unet": "unet_config",
+    "autoencoder": "first_stage_config",
+    "condition": "cond_stage_config",
+}
+# The losses (with their discriminator and perceptual net) and averages beside a first stage: a
+# latent diffusion model is trained on the first stage's own weights, not on their averages.
+_IGNORE = {"autoencoder": (r"loss\..*", r"model_ema\..*", r"colorize")}
+
+# Settings that are read here, that change nothing at inference, and the only value of others.
+KNOWN = {
+    "unet": (
+        *("in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks"),
+        *("attention_resolutions", "num_heads", "num_head_channels", "num_heads_upsample"),
+        *("use_scale_shift_norm", "resblock_updown", "use_new_attention_order"),
+    ),
+    "autoencoder": (
+        *("embed_dim", "n_embed", "z_channels", "out_ch", "ch", "ch_mult", "num_res_blocks"),
+        *("attn_resolutions", "attn_type"),
+    ),
+    "condition": ("n_stages", "out_channels", "bias", "method"),
+}
+_FREE = {
+    "unet": (
+        *("image_size", "use_checkpoint", "use_fp16", "legacy", "transformer_depth"),
+        *("dropout", "context_dim"),
+    ),
+    "autoencoder": (
+        *("lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "use_ema", "dropout"),
+        *("batch_resize_range", "scheduler_config", "lr_g_factor", "remap", "sane_index_shape"),
+        *("colorize_nlabels", "learning_rate", "double_z", "in_channels", "resolution"),
+    ),
+    "condition": ("in_channels", "interpolation"),
+}
+_FIXED = {
+    "unet": {
+        **{"dims": 2, "conv_resample": True, "num_classes": None, "n_embed": None},
+        **{"use_spatial_transformer": False, "disable_self_attentions": None},
+    },
+    "autoencoder": {
+        **{"resamp_with_conv": True, "tanh_out": False, "give_pre_end": False},
+        "use_linear_attn": False,
+    },
+    "condition": {"multiplier": 0.5, "remap_output": True},
+}
+
+
+def parts_in(names: Mapping[str, Any]) -> list[str]:
+    """The networks that a checkpoint with tensors of these names holds."""
+    return [part for part in _PREFIXES if _prefix(names, part) is not None]
+
+
+def load(
+    tensors: Mapping[str, Any],
+    part: str,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """One network of a checkpoint: (module, params).
+
+    Args:
+      tensors: all of the checkpoint's, by name.
+      part: "unet", "autoencoder" or "condition".
+      settings: of that network, see `settings_of`; what is not given is read from the shapes.
+      progress: see `tensors.Progress`.
+
+    Raises:
+      ValueError: the network is not there, cannot be represented, or needs a setting that shapes
+        cannot tell; or a tensor is missing, extra or misshapen.
+    """
+    prefix = _prefix(tensors, part)
+    if prefix is None:
+        marker = _PREFIXES[part][0] + _MARKERS[part]
+        raise ValueError(f"no {part} is in it: the tensor {marker!r} is missing")
+    state = under(tensors, prefix)
+    if part == "unet":
+        state = _averages(tensors, state) or state
+    refuse_others(part, settings, KNOWN[part], _FREE[part], _FIXED[part])
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    module, inputs = {"unet": _unet, "autoencoder": _autoencoder, "condition": _condition}[part](
+        shapes, settings
+    )
+    needed = param_shapes(module, *inputs)
+    table = {"unet": unet_table, "autoencoder": autoencoder_table, "condition": condition_table}
+    params = to_params(
+        state, table[part](needed), needed, part, _IGNORE.get(part, ()), progress
+    )
+    return module, params
+
+
+def settings_of(config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """A network's own settings from a YAML of CompVis, or any part of one, or as they are.
+
+    The autoencoder's `ddconfig` is merged into the rest.
+    """
+    settings = dict(config)
+    if set(_SECTIONS.values()) & set(settings):
+        inner = settings.get(_SECTIONS[part])
+        # Unconditional models have a word in this place.
+        settings = {"params": {}, **inner} if isinstance(inner, Mapping) else {}
+        if settings and part == "condition":
+            settings["params"] = {"n_stages": 1, **settings["params"]}  # SpatialRescaler's default
+    for section in ("model", "params"):
+        if isinstance(settings.get(section), Mapping):
+            return settings_of(settings[section], part)
+    if isinstance(settings.get("ddconfig"), Mapping):
+        settings |= settings.pop("ddconfig")
+    return settings
+
+
+def _prefix(names: Mapping[str, Any], part: str) -> str | None:
+    found = (prefix for prefix in _PREFIXES[part] if prefix + _MARKERS[part] in names)
+    return next(found, None)
+
+
+def _averages(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The exponential moving averages of the UNet's tensors, or None where none were kept.
+
+    Their names (`LitEma`, ema.py) are the tensors' without dots, "diffusion_modelout2bias".
+    """
+    kept = under(tensors, "model_ema.diffusion_model")
+    if not kept:
+        return None
+    names = {name.replace(".", ""): name for name in state}
+    extra = next((short for short in kept if short not in names), None)
+    if extra:
+        raise ValueError(f"unet: tensor 'model_ema.diffusion_model{extra}' has no place")
+    missing = next((short for short in names if short not in kept), None)
+    if missing:
+        raise ValueError(f"unet: tensor 'model_ema.diffusion_model{missing}' is missing")
+    return {names[short]: value for short, value in kept.items()}
+
+
+def _unet(shapes: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[UNet, Sequence[Any]]:
+    if "model_channels" in settings:
+        fields = _unet_fields(settings)
+    else:
+        fields = compvis_shapes.unet_fields(shapes)
+    channels = shapes[_MARKERS["unet"]][1] if len(shapes[_MARKERS["unet"]]) > 1 else 1
+    channels = whole("unet", settings, "in_channels", channels)
+    module = UNet(**fields, **_heads(settings))
+    side = 2 ** (len(module.channel_mult) - 1)
+    return module, ((1, side, side, channels), (1,), None)
+
+
+def _unet_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `UNet` from settings that are complete, with openaimodel.py's defaults."""
+    mult = tuple(settings.get("channel_mult", (1, 2, 4, 8)))
+    if not all(type(m) is int and m > 0 for m in mult):
+        raise ValueError(f"unet: channel_mult is {list(mult)}: only whole multiples can be had")
+    blocks = settings.get("num_res_blocks")
+    if isinstance(blocks, Sequence) and len(set(blocks)) == 1:
+        blocks = blocks[0]
+    if type(blocks) is not int:
+        raise ValueError(f"unet: num_res_blocks is {blocks!r}: give one whole number")
+    factors = set(settings.get("attention_resolutions") or ())
+    return {
+        "out_channels": whole("unet", settings, "out_channels"),
+        "model_channels": whole("unet", settings, "model_channels"),
+        "channel_mult": mult,
+        "num_res_blocks": blocks,
+        # Factors that no level reaches change nothing.
+        "attention_factors": tuple(2**n for n in range(len(mult)) if 2**n in factors),
+        "use_scale_shift_norm": bool(settings.get("use_scale_shift_norm", False)),
+        "resblock_updown": bool(settings.get("resblock_updown", False)),
+    }
+
+
+def _heads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What no shape tells."""
+    heads = whole("unet", settings, "num_heads", -1)
+    channels = whole("unet", settings, "num_head_channels", -1)
+    if heads <= 0 and channels <= 0:
+        raise ValueError(
+            "unet: its tensors do not tell how attention splits into heads: give num_heads or "
+            "num_head_channels (and use_new_attention_order where its configuration has it true)"
+        )
+    if whole("unet", settings, "num_heads_upsample", -1) not in (-1, heads):
+        raise ValueError(
+            f"unet: num_heads_upsample is {settings['num_heads_upsample']}, num_heads is {heads}: "
+            "only equal numbers can be had"
+        )
+    return {
+        "num_heads": heads if heads > 0 else 1,
+        "num_head_channels": channels if channels > 0 else -1,
+        "legacy_attention": not settings.get("use_new_attention_order", False),
+    }
+
+
+def _autoencoder(
+    shapes: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[Autoencoder, Sequence[Any]]:
+    if settings.get("attn_type", "vanilla") not in ("vanilla", "none"):
+        raise ValueError(f"autoencoder: attn_type is {settings['attn_type']!r}: we have 'vanilla'")
+    if "ch" in settings:
+        fields = _autoencoder_fields(settings)
+        fields["kind"] = "vq" if "quantize.embedding.weight" in shapes else "kl"
+    else:
+        fields = compvis_shapes.autoencoder_fields(shapes)
+    module = Autoencoder(**fields)
+    first = shapes[_MARKERS["autoencoder"]]
+    side = module.factor
+    return module, ((1, side, side, first[1] if len(first) > 1 else 1),)
+
+
+def _autoencoder_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Autoencoder` from settings that are complete."""
+    mult = tuple(settings.get("ch_mult", (1, 2, 4, 8)))
+    resolutions = set(settings.get("attn_resolutions") or ())
+    top = whole("autoencoder", settings, "resolution") if resolutions else 0
+    return {
+        **{
+            key: whole("autoencoder", settings, key)
+            for key in ("embed_dim", "z_channels", "ch", "out_ch", "num_res_blocks")
+        },
+        "n_embed": whole("autoencoder", settings, "n_embed", 8192),
+        "ch_mult": mult,
+        "attn_levels": tuple(n for n in range(len(mult)) if top // 2**n in resolutions),
+        "mid_attention": settings.get("attn_type", "vanilla") != "none",
+    }
+
+
+def _condition(
+    shapes: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[SpatialRescaler, Sequence[Any]]:
+    if settings.get("method", "bilinear") != "bilinear":
+        raise ValueError(f"condition: method is {settings['method']!r}: we have 'bilinear'")
+    if "n_stages" not in settings:
+        raise ValueError(
+            "condition: its tensors do not tell how often it halves the layout: give n_stages "
+            "(2 for latents of factor 4)"
+        )
+    stages = whole("condition", settings, "n_stages")
+    outputs, inputs = (*shapes[_MARKERS["condition"]], 1)[:2]
+    outputs = whole("condition", settings, "out_channels", outputs)
+    bias = bool(settings.get("bias", "channel_mapper.bias" in shapes))
+    return SpatialRescaler(outputs, stages, bias), ((1, 2**stages, 2**stages, inputs),)

@@ -1,0 +1,220 @@
+"""Models of diffusers: UNet2DModel, VQModel and AutoencoderKL, from their tensors and config.json.
+
+What our networks cannot follow is refused by the name of the setting. Without a config.json the
+sizes are read from the shapes (`diffusers_shapes`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from hsd_jax.convert import diffusers_shapes
+from hsd_jax.convert.compvis_shapes import multiples
+from hsd_jax.convert.diffusers_names import as_saved, autoencoder_table, unet_table
+from hsd_jax.convert.settings import refuse_others, whole
+from hsd_jax.convert.tensors import Progress, param_shapes, to_params
+from hsd_jax.models.autoencoder import Autoencoder
+from hsd_jax.models.unet import UNet
+
+_MARKERS = {
+    "unet": "down_blocks.0.resnets.0.conv1.weight",
+    "autoencoder": "encoder.down_blocks.0.resnets.0.conv1.weight",
+}
+_CLASSES = {"unet": ("UNet2DModel",), "autoencoder": ("VQModel", "AutoencoderKL")}
+_RESNET_DOWN, _RESNET_UP = "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
+_ATTENDS = {
+    **{"DownBlock2D": False, "AttnDownBlock2D": True, _RESNET_DOWN: False},
+    **{"UpBlock2D": False, "AttnUpBlock2D": True, _RESNET_UP: False},
+    **{"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True},
+    **{"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True},
+}
+KNOWN = {
+    "unet": (
+        *("in_channels", "out_channels", "block_out_channels", "layers_per_block"),
+        *("down_block_types", "up_block_types", "downsample_type", "upsample_type"),
+        *("downsample_padding", "freq_shift", "flip_sin_to_cos", "time_embedding_dim"),
+        *("attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
+        *("resnet_time_scale_shift", "add_attention"),
+    ),
+    "autoencoder": (
+        *("in_channels", "out_channels", "block_out_channels", "layers_per_block"),
+        *("down_block_types", "up_block_types", "latent_channels", "num_vq_embeddings"),
+        *("vq_embed_dim", "norm_num_groups", "mid_block_add_attention"),
+    ),
+}
+_UNET_FIXED = {
+    **{"act_fn": "silu", "center_input_sample": False, "time_embedding_type": "positional"},
+    **{"mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1},
+    **{"class_embed_type": None, "num_class_embeds": None},
+}
+_VAE_FIXED = {
+    **{"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False},
+    **{"use_quant_conv": True, "use_post_quant_conv": True},
+}
+_VAE_FREE = (
+    *("sample_size", "scaling_factor", "shift_factor", "latents_mean", "latents_std"),
+    "force_upcast",
+)
+
+
+def parts_in(names: Mapping[str, Any]) -> list[str]:
+    """The networks that tensors of these names are."""
+    return [part for part, marker in _MARKERS.items() if marker in names]
+
+
+def load(
+    tensors: Mapping[str, Any],
+    part: str,
+    config: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A model of diffusers: (module, params).
+
+    Args:
+      tensors: the model's, by name.
+      part: "unet" or "autoencoder".
+      config: of its config.json; with few or no settings the rest is read from the shapes.
+      progress: see `tensors.Progress`.
+
+    Raises:
+      ValueError: another model, one that cannot be represented, or a tensor that is missing, extra
+        or misshapen.
+    """
+    if part not in _MARKERS:
+        raise ValueError(f"diffusers has no {part}: give a checkpoint of CompVis, or of U-2-Net")
+    name = config.get("_class_name")
+    if name is not None and name not in _CLASSES[part]:
+        raise ValueError(f"{part}: the model is a {name}, not a {' or '.join(_CLASSES[part])}")
+    if "block_out_channels" not in config:
+        if part == "unet" and "attention_head_dim" not in config:
+            raise ValueError(
+                "unet: its tensors do not tell how attention splits into heads: give "
+                "attention_head_dim, or the model's config.json"
+            )
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        config = _seen(part, shapes) | dict(config)
+    module = unet(config) if part == "unet" else autoencoder(config)
+    side = 2 ** (len(config["block_out_channels"]) - 1)
+    image = (1, side, side, whole(part, config, "in_channels", 3))
+    shapes = param_shapes(module, *((image, (1,), None) if part == "unet" else (image,)))
+    table = unet_table if part == "unet" else autoencoder_table
+    names = as_saved(table(module, shapes), tensors)  # type: ignore[arg-type]
+    return module, to_params(tensors, names, shapes, part, (), progress)
+
+
+def _seen(part: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that shapes tell; ValueError when they do not tell enough."""
+    if part == "autoencoder":
+        return diffusers_shapes.autoencoder_config(shapes)
+    return diffusers_shapes.unet_config(shapes)
+
+
+def unet(config: Mapping[str, Any]) -> UNet:
+    """The network of a UNet2DModel's settings, with diffusers' defaults; ValueError if we can't."""
+    free = ("sample_size", "dropout", "num_train_timesteps")
+    refuse_others("unet", config, KNOWN["unet"], free, _UNET_FIXED)
+    channels = list(config["block_out_channels"])
+    embedding = config.get("time_embedding_dim") or 4 * channels[0]
+    padding = whole("unet", config, "downsample_padding", 1)
+    shift = config.get("resnet_time_scale_shift", "default")
+    for name, value, ours in (
+        ("time_embedding_dim", embedding, (4 * channels[0],)),
+        ("downsample_padding", padding, (0, 1)),
+        ("resnet_time_scale_shift", shift, ("default", "scale_shift")),
+    ):
+        if value not in ours:
+            raise ValueError(f"unet: {name} is {value!r}, and our network has {ours} only")
+    attends, resnets = _levels(config, len(channels))
+    groups = whole("unet", config, "norm_num_groups", 32)
+    one_head = "attention_head_dim" in config and config["attention_head_dim"] is None
+    return UNet(
+        out_channels=whole("unet", config, "out_channels", 3),
+        model_channels=channels[0],
+        channel_mult=multiples(channels, channels[0], "unet"),
+        num_res_blocks=whole("unet", config, "layers_per_block", 2),
+        attention_factors=tuple(2**level for level, here in enumerate(attends) if here),
+        mid_attention=config.get("add_attention", True),
+        num_heads=1,
+        num_head_channels=-1 if one_head else whole("unet", config, "attention_head_dim", 8),
+        use_scale_shift_norm=shift == "scale_shift",
+        resblock_updown=resnets,
+        legacy_attention=False,
+        num_groups=groups,
+        norm_eps=float(config.get("norm_eps", 1e-5)),
+        mid_attention_norm=_mid_norm(config, groups, shift),
+        freq_shift=whole("unet", config, "freq_shift", 0),
+        sin_first=not config.get("flip_sin_to_cos", True),
+        down_padding=padding,
+    )
+
+
+def _mid_norm(config: Mapping[str, Any], groups: int, shift: str) -> bool:
+    """Whether the middle's attention has a norm: beside scale-shift only if its groups are told."""
+    given = config.get("attn_norm_num_groups")
+    if given not in (None, groups):
+        raise ValueError(
+            f"unet: attn_norm_num_groups is {given}, norm_num_groups {groups}: ours are equal"
+        )
+    return given is not None or shift == "default"
+
+
+def _levels(config: Mapping[str, Any], levels: int) -> tuple[list[bool], bool]:
+    """Which levels attend, and whether residual blocks resample."""
+    down = list(config.get("down_block_types", ("DownBlock2D", *["AttnDownBlock2D"] * 3)))
+    up = list(config.get("up_block_types", (*["AttnUpBlock2D"] * 3, "UpBlock2D")))[::-1]
+    attends = _attending("unet", down, up, levels)
+    # The last level does not resample, whatever its block could do.
+    ways = {
+        config.get(key, "conv") if attend else "resnet" if name == resnet else "conv"
+        for names, resnet, key in (
+            (down, _RESNET_DOWN, "downsample_type"), (up, _RESNET_UP, "upsample_type")
+        )
+        for name, attend in zip(names[:-1], attends[:-1], strict=True)
+    }
+    if len(ways) > 1 or ways - {"conv", "resnet"}:
+        raise ValueError(
+            f"unet: its levels resample by {sorted(map(str, ways))}: ours all in one of two ways, "
+            "'conv' or 'resnet' (see down_block_types, downsample_type)"
+        )
+    return attends, ways == {"resnet"}
+
+
+def _attending(part: str, down: list[str], up: list[str], levels: int) -> list[bool]:
+    """Which levels attend; `up` from the finest level on, as `down`."""
+    for name in (*down, *up):
+        if name not in _ATTENDS:
+            raise ValueError(f"{part}: there is no block {name!r} in our networks")
+    attends = [_ATTENDS[name] for name in down]
+    if attends != [_ATTENDS[name] for name in up] or len(attends) != levels:
+        raise ValueError(
+            f"{part}: down_block_types {down} and up_block_types {up[::-1]} do not mirror each "
+            f"other over {levels} levels"
+        )
+    return attends
+
+
+def autoencoder(config: Mapping[str, Any]) -> Autoencoder:
+    """The network of a VQModel's or AutoencoderKL's settings; ValueError if we have none such."""
+    part = "autoencoder"
+    refuse_others(part, config, KNOWN[part], _VAE_FREE, _VAE_FIXED)
+    kind = {"VQModel": "vq", "AutoencoderKL": "kl"}.get(config.get("_class_name", ""))
+    kind = kind or ("vq" if "num_vq_embeddings" in config else "kl")
+    channels = list(config["block_out_channels"])
+    down = list(config.get("down_block_types", ("DownEncoderBlock2D",)))
+    up = list(config.get("up_block_types", ("UpDecoderBlock2D",)))[::-1]
+    attends = _attending(part, down, up, len(channels))
+    latents = whole(part, config, "latent_channels", 3 if kind == "vq" else 4)
+    return Autoencoder(
+        kind=kind,
+        embed_dim=whole(part, config, "vq_embed_dim", latents) if kind == "vq" else latents,
+        n_embed=whole(part, config, "num_vq_embeddings", 256) if kind == "vq" else 8192,
+        z_channels=latents,
+        ch=channels[0],
+        ch_mult=multiples(channels, channels[0], part),
+        num_res_blocks=whole(part, config, "layers_per_block", 1),
+        attn_levels=tuple(level for level, here in enumerate(attends) if here),
+        mid_attention=bool(config.get("mid_block_add_attention", True)),
+        out_ch=whole(part, config, "out_channels", 3),
+        num_groups=whole(part, config, "norm_num_groups", 32),
+    )

@@ -1,0 +1,99 @@
+"""What head swapping is compared with: no nets, only pixels.
+
+Cut-and-paste is the paper's first baseline (section 4.1); the inpainters of OpenCV take the place
+of its trained ones, which are fed cut-and-paste without the neck. Pictures are uint8 `[H, W, 3]`,
+layouts integers `[H, W]`; the head's are aligned already, or not, for the rows without alignment.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import cv2
+import jax
+import numpy as np
+
+from hsd_jax.labels import LabelSet
+from hsd_jax.mixing import dilate, group_mask, regions
+
+# As wide as a swap's (hsd_jax/painting.py) and the self-swap's holes (evaluation/holes.py).
+OLD_HEAD_MARGIN = 7
+NECK_MARGIN = 3
+CANVAS = 255
+RADIUS = 5  # of OpenCV's inpainting, as in the self-swap
+
+
+class Pasted(NamedTuple):
+    """The head in front of the body's photo.
+
+    Attributes:
+      picture: uint8 `[H, W, 3]`.
+      head: bool `[H, W]`, where the head is.
+      gap: bool `[H, W]`, what nobody's photo shows: where the old head was, and the neck, each with
+        a margin, outside the new head.
+    """
+
+    picture: np.ndarray
+    head: np.ndarray
+    gap: np.ndarray
+
+
+def paste(
+    head: np.ndarray,
+    body: np.ndarray,
+    layout_head: np.ndarray,
+    layout_body: np.ndarray,
+    labels: LabelSet,
+) -> Pasted:
+    """The new head on the body's photo, which still shows the old one in the gap."""
+    new, gap = (np.asarray(mask) for mask in _head_and_gap(layout_head, layout_body, labels))
+    return Pasted(np.where(new[..., None], head, body), new, gap)
+
+
+@partial(jax.jit, static_argnames="labels")
+def _head_and_gap(
+    layout_head: jax.Array, layout_body: jax.Array, labels: LabelSet
+) -> tuple[jax.Array, jax.Array]:
+    new = regions(layout_head, layout_body, labels).head > 0
+    old = dilate(group_mask(layout_body, labels.head), OLD_HEAD_MARGIN) > 0
+    neck = dilate(group_mask(layout_body, labels.neck), NECK_MARGIN) > 0
+    return new, (old | neck) & ~new
+
+
+def cut_and_paste(
+    pasted: Pasted, layout_body: np.ndarray, labels: LabelSet, canvas: int = CANVAS
+) -> np.ndarray:
+    """Source head, source body and its neck on a canvas.
+
+    The paper's pictures are white behind people, and so is the canvas. Photos with backgrounds keep
+    them; only where the old head was and the new one is not does the canvas show.
+    """
+    bare = np.isin(layout_body, labels.head) & ~pasted.head
+    return np.where(bare[..., None], np.uint8(canvas), pasted.picture)
+
+
+def inpaint(pasted: Pasted, navier_stokes: bool = False) -> np.ndarray:
+    """The gap by Telea (2004), or by Bertalmio et al. (2001)."""
+    method = cv2.INPAINT_NS if navier_stokes else cv2.INPAINT_TELEA
+    return cv2.inpaint(pasted.picture, pasted.gap.astype(np.uint8), RADIUS, method)
+
+
+def poisson(pasted: Pasted, head: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """The head cloned seamlessly (Perez et al. 2003) onto the body's photo without its own head.
+
+    OpenCV's `seamlessClone`. What is neither photo's is Telea's, made from the body's photo alone:
+    the clone takes its colours from there, and cloning alone would leave the old head.
+    """
+    hidden = (pasted.gap | pasted.head).astype(np.uint8)
+    filled = cv2.inpaint(body, hidden, RADIUS, cv2.INPAINT_TELEA)
+    mask = pasted.head.astype(np.uint8)
+    # The clone's border must lie in the picture.
+    mask[[0, -1]] = 0
+    mask[:, [0, -1]] = 0
+    if not mask.any():
+        return filled
+    left, top, width, height = cv2.boundingRect(mask)
+    # The centre of the mask's box, so that it is cloned where it is.
+    centre = (left + width // 2, top + height // 2)
+    return cv2.seamlessClone(
+        np.ascontiguousarray(head), filled, mask * np.uint8(255), centre, cv2.NORMAL_CLONE
+    )

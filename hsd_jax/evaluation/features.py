@@ -1,0 +1,202 @@
+"""Feature extractors: pictures to vectors, behind one protocol.
+
+The extractor is part of every number's name (`distance_names`). FID and KID are only what the
+InceptionV3 weights of 2015-12-05, known by their checksum, give; the embedded parser's features,
+which need no download, give FD-hsd and KD-hsd.
+"""
+
+import hashlib
+import os
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, UInt8
+
+from hsd_jax import weights
+from hsd_jax.evaluation import cache
+from hsd_jax.models import apply
+
+BATCH = 16
+INCEPTION_URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_ENV = "HSD_INCEPTION"
+_TIMEOUT = 30  # seconds without an answer
+
+
+class Extractor(Protocol):
+    """Pictures to features.
+
+    Attributes:
+      name: of the extractor, in the names of figures.
+      fingerprint: of its weights, in the key of what is cached.
+    """
+
+    name: str
+    fingerprint: str
+
+    def __call__(self, pictures: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]: ...
+
+
+class NetExtractor:
+    """A net on all devices: batches of one size, split over them, compiled once for each shape."""
+
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str,
+        net: Callable[[Any, jax.Array], jax.Array],
+        params: Any,
+        batch: int = BATCH,
+    ):
+        """`net`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each picture for itself."""
+        self.name, self.fingerprint = name, fingerprint
+        devices = jax.devices()[:batch]
+        mesh = Mesh(np.array(devices), ("data",))
+        self._split = NamedSharding(mesh, PartitionSpec("data"))
+        self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        self._batch = -(-batch // len(devices)) * len(devices)
+        self._net = jax.jit(net)
+
+    def __call__(self, pictures: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
+        """Features of any number of pictures of one size."""
+        found = []
+        for start in range(0, len(pictures), self._batch):
+            part = pictures[start : start + self._batch]
+            fill = [(0, self._batch - len(part)), (0, 0), (0, 0), (0, 0)]
+            full = jax.device_put(np.pad(part, fill, mode="edge"), self._split)
+            # TPUs, and GPUs with TF32, round the products of float32 otherwise.
+            with jax.default_matmul_precision("float32"):
+                found.append(np.asarray(self._net(self._params, full))[: len(part)])
+        return np.concatenate(found)
+
+
+def distance_names(extractor: Extractor) -> tuple[str, str]:
+    """What the Frechet and the kernel distance of these features are called."""
+    if extractor.name == "inception":
+        return "FID", "KID"
+    return f"FD-{extractor.name}", f"KD-{extractor.name}"
+
+
+def kernel_scale(extractor: Extractor) -> float:
+    """What kernel distances are told times: 1000 for Inception's, as papers tell KID."""
+    return 1000.0 if extractor.name.startswith("inception") else 1.0
+
+
+def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> NetExtractor:
+    """The embedded parser's encoder: `hsd`, or `hsd-XXXXXXXX` with other weights than the shipped.
+
+    Mean and standard deviation over the positions of each level's activations, so that both what a
+    picture shows and how fine its texture is count (1,152 numbers with the shipped weights).
+    Pictures whose sides the net does not take are filled up with their edge.
+
+    Raises:
+      ValueError: no such weights.
+    """
+    folder = weights.find(name_or_dir)
+    part = weights.load_part(folder, "parser")
+    fingerprint = cache.weights_fingerprint(folder, "parser")
+    shipped = folder == weights.find()
+    multiple = part.module.multiple
+
+    def net(params: Any, pictures: jax.Array) -> jax.Array:
+        rows, columns = (-side % multiple for side in pictures.shape[1:3])
+        x = jnp.pad(pictures, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+        x = x.astype(jnp.float32) / 127.5 - 1
+        levels = apply(part.module, params, x, features=True)[1]
+        pooled = [pool for h in levels for pool in (h.mean((1, 2)), h.std((1, 2)))]
+        return jnp.concatenate(pooled, -1).astype(jnp.float32)
+
+    name = "hsd" if shipped else f"hsd-{fingerprint[:8]}"
+    return NetExtractor(name, fingerprint, net, part.params, batch)
+
+
+def inception(
+    path: str | Path | None = None, preprocessing: str = "pytorch-fid", batch: int = BATCH
+) -> NetExtractor:
+    """FID's InceptionV3, pool3.
+
+    Its name is `inception` with the weights of pytorch-fid (by checksum) and its preprocessing; all
+    else is told in it: `inception-torch-fidelity`, `inception-1a2b3c4d`.
+
+    Args:
+      path: pt_inception-2015-12-05-6726825d.pth; None for what `find_inception` finds.
+      preprocessing: of `hsd_jax.models.inception.InceptionV3`, which resizes to 299 x 299.
+      batch: pictures at once.
+
+    Raises:
+      ValueError: no such file, or not this network.
+    """
+    from hsd_jax.convert import from_torch
+
+    file = Path(path) if path else find_inception()
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    fingerprint = cache.file_fingerprint(file)
+    module, params = from_torch(file, "inception", {"preprocessing": preprocessing})
+    name = "inception"
+    if preprocessing != "pytorch-fid":
+        name += f"-{preprocessing}"
+    if fingerprint != INCEPTION_SHA256:
+        name += f"-{fingerprint[:8]}"
+
+    def net(params: Any, pictures: jax.Array) -> jax.Array:
+        return apply(module, params, pictures)
+
+    return NetExtractor(name, f"{fingerprint[:16]}-{preprocessing}", net, params, batch)
+
+
+def find_inception() -> Path:
+    """The weights: the file that HSD_INCEPTION names, the cached one, or a download of it.
+
+    Raises:
+      ValueError: none of these, or a download with another checksum.
+    """
+    given = os.environ.get(INCEPTION_ENV)
+    if given:
+        return Path(given)
+    path = cache.folder() / INCEPTION_URL.rsplit("/", 1)[1]
+    if path.is_file():
+        return path
+    try:
+        with urllib.request.urlopen(INCEPTION_URL, timeout=_TIMEOUT) as answer:
+            data = answer.read()
+    except OSError as error:
+        raise ValueError(
+            f"the weights of InceptionV3 cannot be fetched ({error}): download {INCEPTION_URL} "
+            f"elsewhere and give it as inception=FILE or in {INCEPTION_ENV}, or use the "
+            "extractor hsd"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != INCEPTION_SHA256:
+        raise ValueError(f"{INCEPTION_URL} has another checksum than {INCEPTION_SHA256}: not used")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return path
+
+
+def make(spec: str) -> NetExtractor:
+    """The extractor of an option: `hsd`, `inception`, `inception-torch-fidelity`, or `NAME=FILE`.
+
+    Raises:
+      ValueError: another name, or its weights cannot be had.
+    """
+    name, _, file = spec.partition("=")
+    if name == "hsd":
+        return embedded(file or weights.DEFAULT)
+    if name in ("inception", "inception-torch-fidelity"):
+        kind = "pytorch-fid" if name == "inception" else "torch-fidelity"
+        return inception(file or None, kind)
+    raise ValueError(
+        f"no extractor {name!r}: use hsd, inception or inception-torch-fidelity, "
+        "with =FILE for weights of your own"
+    )

@@ -1,0 +1,199 @@
+"""The methods of the benchmark, and their results as pictures on disk."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hsd_jax import photo
+from hsd_jax.evaluation import baselines
+from hsd_jax.evaluation.pairs import Pairing, People
+from hsd_jax.evaluation.staging import Staged, stage
+from hsd_jax.labels import LabelSet
+
+UNALIGNED = "-unaligned"
+METHODS: dict[str, str] = {
+    "hsd": "ours, as `hsd swap` writes it: kept pixels are those of the photos",
+    "hsd-latents": "ours, everything decoded from latents, as in the paper",
+    "hsd-unaligned": "ours without neck alignment",
+    "telea": "the gap (old head and neck) by OpenCV's Telea inpainting, radius 5",
+    "navier-stokes": "the gap by OpenCV's Navier-Stokes inpainting, radius 5",
+    "poisson": "the head cloned seamlessly by OpenCV onto the body, whose own head Telea removed",
+    "cut-and-paste": "the head on the body with its neck, on a white canvas",
+    "cut-and-paste-unaligned": "the same without neck alignment",
+    "body-photo": "no swap: the body's photo as it is, for a scale",
+}
+OWN = ("hsd", "hsd-latents", "hsd-unaligned")
+DEFAULT = tuple(name for name in METHODS if name != "hsd-unaligned")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where a method's pictures lie, `ID.png` each, and whether its heads are neck-aligned."""
+
+    folder: Path
+    aligned: bool
+
+    def path(self, pair: Pairing) -> Path:
+        """The result of a pair."""
+        return self.folder / f"{pair.id}.png"
+
+
+class Progress:
+    """One line on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        """`text` in the place of the last; "" to clear it."""
+        if self._shown:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def results_in(folder: Path, methods: Sequence[str]) -> dict[str, Results]:
+    """Where `produce` puts the methods' results.
+
+    Raises:
+      ValueError: an unknown method, or none.
+    """
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(f"no method {unknown[0]!r}: use some of {', '.join(METHODS)}")
+    return {
+        name: Results(folder / "results" / name, not name.endswith(UNALIGNED)) for name in methods
+    }
+
+
+def stranger(folder: Path, aligned: bool, pairs: Sequence[Pairing]) -> Results:
+    """Somebody's folder of results.
+
+    Raises:
+      ValueError: no such folder, or a pair without a result in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of results")
+    results = Results(folder, aligned)
+    if missing := [pair for pair in pairs if not results.path(pair).is_file()]:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} results, the first {missing[0].id}.png: name each by "
+            "its pair's id"
+        )
+    return results
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Makes `folder` one of results under these settings.
+
+    Raises:
+      ValueError: it holds results of others.
+    """
+    path = folder / "settings.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            found = {}
+        changed = [name for name in settings if found.get(name) != settings[name]]
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{folder} holds results of another {name} ({found.get(name)}, not "
+                f"{settings[name]}): give another folder, or delete it"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(settings), indent=2) + "\n")
+
+
+def produce(
+    pairs: Sequence[Pairing],
+    people: People,
+    results: Mapping[str, Results],
+    frame: str,
+    make_sampler: Callable[[], Any],
+    progress: Progress,
+) -> int:
+    """Makes the pictures that are not there yet; returns how many pairs were sampled anew.
+
+    Args:
+      pairs: the list.
+      people: the pictures that it names.
+      results: of `results_in`.
+      frame: see `regions.Choices`.
+      make_sampler: -> `sampling.Sampler`; called when one of our own results is missing.
+      progress: told how far it is.
+    """
+    for entry in results.values():
+        entry.folder.mkdir(parents=True, exist_ok=True)
+    sampled = 0
+    sampler: Any = None
+    for aligned in (True, False):
+        entries = {name: entry for name, entry in results.items() if entry.aligned == aligned}
+        own = [name for name in entries if name in OWN]
+        other = [name for name in entries if name not in OWN]
+        missing = [p for p in pairs if any(not entries[name].path(p).is_file() for name in own)]
+        if missing and sampler is None:
+            progress("loading the weights ...")
+            sampler = make_sampler()
+        if missing:
+            for batch in batches(missing, sampler.batch):
+                progress(f"sampling: {sampled} of {len(missing)} pairs")
+                staged = [staged_pair(p, people, frame, aligned) for p in batch]
+                swaps = sampler([p.id for p in batch], staged, people.labels)
+                for pair, swapped in zip(batch, swaps, strict=True):
+                    for name in own:
+                        picture = swapped.latents if name == "hsd-latents" else swapped.pixels
+                        photo.save_picture(picture, entries[name].path(pair))
+                sampled += len(batch)
+        _make_baselines(pairs, people, {name: entries[name] for name in other}, frame, progress)
+    progress("")
+    return sampled
+
+
+def _make_baselines(
+    pairs: Sequence[Pairing],
+    people: People,
+    entries: Mapping[str, Results],
+    frame: str,
+    progress: Progress,
+) -> None:
+    for number, pair in enumerate(pairs):
+        missing = [name for name, entry in entries.items() if not entry.path(pair).is_file()]
+        if not missing:
+            continue
+        progress(f"baselines: {number} of {len(pairs)} pairs")
+        staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
+        for name in missing:
+            picture = baseline(name, staged, people.labels)
+            photo.save_picture(picture, entries[name].path(pair), synthetic=name != "body-photo")
+
+
+def staged_pair(pair: Pairing, people: People, frame: str, aligned: bool) -> Staged:
+    """The pair's pictures in one frame; errors tell the pair."""
+    try:
+        return stage(people[pair.head], people[pair.body], people.labels, frame, aligned)
+    except ValueError as error:
+        raise ValueError(f"pair {pair.id}: {error}") from error
+
+
+def baseline(name: str, pair: Staged, labels: LabelSet) -> np.ndarray:
+    """The picture of a method that needs no nets, uint8 `[S, S, 3]`."""
+    head, body = pair.head, pair.body
+    if name == "body-photo":
+        return body.image
+    pasted = baselines.paste(head.image, body.image, head.layout, body.layout, labels)
+    if name == "poisson":
+        return baselines.poisson(pasted, head.image, body.image)
+    if name in ("telea", "navier-stokes"):
+        return baselines.inpaint(pasted, name == "navier-stokes")
+    return baselines.cut_and_paste(pasted, body.layout, labels)
+
+
+def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """`items` in parts of `size`; the last may be shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,94 @@
+"""The parser on test pictures, as a swap uses it: IoU of each class.
+
+    python -m hsd_jax.evaluation.parsing --data DIR [--weights NAME|DIR] [--sources NAME ...]
+
+Pixels of all pictures are counted together. Figures of sources whose labels a program drew say how
+well the parser repeats that program; `ccp_gt` was drawn by hand.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hsd_jax import weights
+from hsd_jax.labels import LabelSet, get_label_set
+from hsd_jax.parse import PhotoParser
+
+
+def confusion(
+    source: Any, parser: PhotoParser, sources: Sequence[str] | None = None
+) -> tuple[np.ndarray, int]:
+    """int64 `[K, K]`, pixels of true class i seen as class j, and the number of pictures.
+
+    Args:
+      source: a `hsd_jax.training.input.Source` in the parser's label set.
+      parser: with its mirror and its edges.
+      sources: only pictures of these.
+
+    Raises:
+      ValueError: an unknown source.
+    """
+    if unknown := sorted(set(sources or ()) - set(source.names)):
+        raise ValueError(f"no pictures from {', '.join(unknown)}: use {set(source.names)}")
+    classes, pictures = parser.labels.num_classes, 0
+    counts = np.zeros(classes * classes, np.int64)
+    for index, name in enumerate(source.names):
+        if sources and name not in sources:
+            continue
+        example = source[index]
+        seen = parser.probabilities(example["image"]).argmax(-1)
+        pairs = example["layout"].astype(np.int64) * classes + seen
+        counts += np.bincount(pairs.ravel(), minlength=classes * classes)
+        pictures += 1
+    return counts.reshape(classes, classes), pictures
+
+
+def ious(counts: np.ndarray, labels: LabelSet) -> dict[str, float]:
+    """IoU of every class that occurs, and of `person`, all that is not background."""
+    found = {}
+    for index, name in enumerate(labels.classes):
+        union = counts[index].sum() + counts[:, index].sum() - counts[index, index]
+        if counts[index].sum():
+            found[name] = float(counts[index, index] / union)
+    person = np.arange(labels.num_classes) != labels.background
+    union = counts.sum() - counts[labels.background, labels.background]
+    return found | {"person": float(counts[person][:, person].sum() / union)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 after one line on stderr."""
+    name = "hsd_jax.evaluation.parsing"
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = arguments.add_argument
+    add("--data", required=True, metavar="DIR", help="folder of the built data set")
+    add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")
+    add("--sources", nargs="+", metavar="NAME", help="only pictures of these")
+    options = arguments.parse_args(argv)
+    try:
+        from hsd_jax.training.input import load_source
+
+        part = weights.load_part(weights.find(options.weights), "parser")
+        source = load_source(options.data, "test")
+        counts, pictures = confusion(source, PhotoParser(part), options.sources)
+    except ModuleNotFoundError as error:
+        needs = f"{error.name} is missing: pip install 'hsd-jax[train]'"
+        print(f"{name}: error: {needs}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"{name}: error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    print(f"{pictures} test pictures, weights {options.weights}")
+    for label, value in ious(counts, get_label_set(part.extra["labels"])).items():
+        print(f"{label:12s} {value:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""`hsd eval severity`: does an extractor's distance grow when pictures get worse?
+
+The test pictures are spoilt more and more, and each spoilt set is held against the whole one.
+Extractors that no one has tried, as our own, must show that they see such things.
+"""
+
+import argparse
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from hsd_jax.evaluation import features
+from hsd_jax.evaluation.baselines import cut_and_paste, paste
+from hsd_jax.evaluation.features import Extractor, distance_names
+from hsd_jax.evaluation.frechet import frechet_distance
+from hsd_jax.evaluation.measure import moments
+from hsd_jax.evaluation.methods import Progress, batches
+from hsd_jax.evaluation.pairs import People, usable
+from hsd_jax.evaluation.staging import stage
+from hsd_jax.training.input import load_source
+
+BATCH = 16
+BLUR = (0.5, 1, 2, 4)  # standard deviation in pixels
+NOISE = (4, 8, 16, 32)  # standard deviation in levels
+JPEG = (75, 50, 25, 10)  # quality
+PASTED = (0.25, 0.5, 0.75, 1.0)  # share of the pictures that wear another's head
+
+
+def blur(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """A Gaussian blur."""
+    return cv2.GaussianBlur(picture, (0, 0), sigma)
+
+
+def noise(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise on each channel."""
+    return np.clip(np.round(picture + rng.normal(0, sigma, picture.shape)), 0, 255).astype(np.uint8)
+
+
+def jpeg(picture: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
+    """JPEG with Pillow's settings."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=int(quality))
+    return np.asarray(Image.open(file))
+
+
+Spoil = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+SPOILT: dict[str, tuple[Spoil, Sequence[float]]] = {
+    "blur": (blur, BLUR), "noise": (noise, NOISE), "jpeg": (jpeg, JPEG)
+}  # fmt: skip
+
+
+def pasted(people: People, indices: Sequence[int], seed: int) -> list[np.ndarray]:
+    """Each picture with the head of another one cut and pasted, aligned."""
+    rng = np.random.default_rng(seed)
+    result = []
+    for place, index in enumerate(indices):
+        other = int(rng.integers(len(indices) - 1))
+        head = people[indices[other + (other >= place)]]
+        pair = stage(head, people[index], people.labels, "face", aligned=True)
+        where = paste(
+            pair.head.image, pair.body.image, pair.head.layout, pair.body.layout, people.labels
+        )
+        result.append(cut_and_paste(where, pair.body.layout, people.labels))
+    return result
+
+
+def evaluate(
+    people: People,
+    indices: Sequence[int],
+    extractor: Extractor,
+    seed: int,
+    progress: Progress,
+) -> dict[str, list[tuple[float, float]]]:
+    """For each way of spoiling, (severity, Frechet distance).
+
+    No kernel distance: its unbiased form wants sets that share no picture, spoilt or not.
+
+    Raises:
+      ValueError: fewer than two pictures.
+    """
+    if len(indices) < 2:
+        raise ValueError(f"{len(indices)} pictures have no distance: give two or more")
+    images = [people[i].image for i in indices]
+
+    def extract(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([extractor(np.stack(part)) for part in batches(pictures, BATCH)])
+
+    truth = extract(images)
+    truth_moments = moments(truth)
+
+    def distance(found: np.ndarray) -> float:
+        return frechet_distance(moments(found), truth_moments)
+
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for name, (spoil, severities) in SPOILT.items():
+        rows[name] = []
+        for severity in severities:
+            progress(f"{name} {severity} ...")
+            rng = np.random.default_rng(seed)
+            spoilt = [spoil(image, severity, rng) for image in images]
+            rows[name].append((severity, distance(extract(spoilt))))
+    progress("cut-and-paste ...")
+    swapped = extract(pasted(people, indices, seed))
+    order = np.random.default_rng(seed).permutation(len(indices))
+    rows["cut-and-paste"] = []
+    for share in PASTED:
+        chosen = order[: round(share * len(indices))]
+        mixed = truth.copy()
+        mixed[chosen] = swapped[chosen]
+        rows["cut-and-paste"].append((share, distance(mixed)))
+    progress("")
+    return rows
+
+
+def grows(values: Sequence[float]) -> bool:
+    """Whether each is larger than the one before."""
+    return all(b > a for a, b in zip(values, values[1:], strict=False))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """`hsd eval severity`."""
+    source, labels = load_source(options.data, "test", name=options.dataset), options.labels
+    people = People(source, labels)
+    indices = usable(source, labels, options.sources)[: options.count]
+    found = {}
+    for spec in options.extractors:
+        extractor = features.make(spec)
+        rows = evaluate(people, indices, extractor, options.seed, Progress())
+        found[extractor.name] = rows
+        print(f"{len(indices)} test pictures, {distance_names(extractor)[0]}")
+        for name, values in rows.items():
+            cells = (f"{severity:g}: {value:.3f}" for severity, value in values)
+            word = "grows" if grows([value for _, value in values]) else "does NOT grow strictly"
+            print(f"{name:14} {'   '.join(cells)}   {word}")
+    return found

@@ -1,0 +1,88 @@
+"""The guided filter (He, Sun and Tang, "Guided Image Filtering", 2013) with a colour guide.
+
+Its affine functions vary slowly, so they are fitted on reduced pictures ("Fast Guided Filter", He
+and Sun, arXiv 1505.00996) and applied to the guide itself.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hsd_jax.models.blocks import average_pool
+
+
+def guided_filter(
+    guide: Float[Array, "b h w c"],
+    values: Float[Array, "b h w k"],
+    radius: int,
+    eps: float,
+    reduce: int = 1,
+) -> Float[Array, "b h w k"]:
+    """`values` smoothed inside the guide's regions and sharpened at its edges.
+
+    In every window the result is an affine function of the guide's colours, so it has edges only
+    where the guide has them. Channels that sum to 1 go on doing so, but may leave [0, 1] a little.
+
+    Args:
+      guide: colours in [0, 1], of any number of channels.
+      values: such as class probabilities.
+      radius: windows are squares of 2 radius + 1 reduced pixels, cut off at the frame.
+      eps: how much variance of the guide counts as an edge.
+      reduce: the functions are fitted at 1 / `reduce` of the size, which h and w are multiples of.
+
+    Returns:
+      float32, like `values`.
+    """
+    # Centred colours: variances are differences of means, and these must be small to be exact.
+    guide = guide - guide.mean((1, 2), keepdims=True)
+    slope, offset = _fit(average_pool(guide, reduce), average_pool(values, reduce), radius, eps)
+    if reduce > 1:
+        size = guide.shape[:3]
+        slope = jax.image.resize(slope, (*size, slope.shape[-1]), "bilinear")
+        offset = jax.image.resize(offset, (*size, offset.shape[-1]), "bilinear")
+    return _along(guide, slope) + offset
+
+
+def _fit(
+    guide: jax.Array, values: jax.Array, radius: int, eps: float
+) -> tuple[jax.Array, jax.Array]:
+    """Slopes `[b, h, w, c * k]` and offsets `[b, h, w, k]`, means over the windows at a pixel."""
+    channels = guide.shape[-1]
+
+    def mean(x: jax.Array) -> jax.Array:
+        return _box_mean(x, radius)
+
+    colour, level = mean(guide), mean(values)
+    joint = mean(_outer(guide, values)) - _outer(colour, level)
+    variance = mean(_outer(guide, guide)) - _outer(colour, colour)
+    matrix = variance.reshape(*variance.shape[:-1], channels, channels)
+    matrix += eps * jnp.eye(channels)[None, None, None]
+    right = joint.reshape(*joint.shape[:-1], channels, -1)
+    slope = (jnp.linalg.inv(matrix) @ right).reshape(joint.shape)
+    return mean(slope), mean(level - _along(colour, slope))
+
+
+def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`[..., m]`, `[..., n]` -> `[..., m * n]`."""
+    return (a[..., :, None] * b[..., None, :]).reshape(*a.shape[:-1], -1)
+
+
+def _along(colours: jax.Array, slope: jax.Array) -> jax.Array:
+    """`[..., c]`, `[..., c * k]` -> `[..., k]`, the sum over c."""
+    slope = slope.reshape(*colours.shape, -1)
+    return jnp.sum(colours[..., None] * slope, axis=-2)
+
+
+def _box_mean(x: jax.Array, radius: int) -> jax.Array:
+    for axis in (1, 2):
+        x = _window_sum(x, radius, axis) / _window_sum(jnp.ones_like(x[:1, :, :, :1]), radius, axis)
+    return x
+
+
+def _window_sum(x: jax.Array, radius: int, axis: int) -> jax.Array:
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = (radius + 1, radius)
+    total = jnp.cumsum(jnp.pad(x, pad), axis)
+    size, width = x.shape[axis], 2 * radius + 1
+    upper = jax.lax.slice_in_dim(total, width, width + size, axis=axis)
+    return upper - jax.lax.slice_in_dim(total, 0, size, axis=axis)
