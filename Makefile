@@ -7,7 +7,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test parity lint lock clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -17,6 +17,10 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# Against PyTorch and diffusers, which the other tests do without.
+parity: $(VENV)/.installed-parity
+	$(BIN)/python -m pytest tests/test_convert*.py tests/test_perceptual.py tests/test_inception.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

@@ -53,7 +53,7 @@ class Painter:
           ValueError: they lack a fact that a swap needs.
         """
         self._modules = {name: part.module for name, part in parts.items()}
-        facts = {"known": False} | parts["unet"].extra
+        facts: dict[str, Any] = {"known": False} | parts["unet"].extra
         _check_facts(facts, parts["layout_generator"].extra)
         self.labels = get_label_set(facts["labels"])
         self._layout_size = parts["layout_generator"].extra["size"]

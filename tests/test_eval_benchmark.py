@@ -368,6 +368,18 @@ def test_swap_errors(prepared: Path, capsys: pytest.CaptureFixture[str]):
     assert "is 80 x 80, its body's picture 64 x 64" in capsys.readouterr().err
 
 
+def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]):
+    for command in ([], ["paint"], ["swap"], ["pairs", "--data", "x"], ["layout", "--seeds", "0"]):
+        assert cli.main(["eval", *command]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1 and "--help)" in err
+
+
+def test_selfswap_is_wired(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["eval", "selfswap", "--data", str(tmp_path)]) == 2
+    assert "no data set 'halfbody'" in capsys.readouterr().err
+
+
 def test_the_command_that_lists_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

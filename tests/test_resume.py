@@ -152,21 +152,25 @@ def newest(workdir: Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
+def start_two(workdir: Path, *pairs: str) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        start(
+            workdir, 4, *pairs, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sharded", "pmap"])
 def test_two_processes_are_one_run(tmp_path: Path, mode: str):
     pairs = ("steps=6", f'parallel="{mode}"')
     assert start(tmp_path / "one", 8, *pairs).wait() == 0
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    both = [
-        start(
-            tmp_path / "two", 4, *pairs, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(i),
-        )
-        for i in range(2)
-    ]  # fmt: skip
+    both = start_two(tmp_path / "two", *pairs)
     assert [process.wait(300) for process in both] == [0, 0]
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [set(line) for line in one] == [set(line) for line in two]
@@ -174,3 +178,16 @@ def test_two_processes_are_one_run(tmp_path: Path, mode: str):
         for name in a:
             assert b[name] == pytest.approx(a[name], rel=1e-5, abs=1e-7)
     assert (tmp_path / "two" / "weights" / "condition.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path: Path):
+    both = start_two(tmp_path / "two", "steps=100000000", "save_every=100000000")
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    while all(process.poll() is None for process in both):
+        if metrics.exists() and metrics.read_bytes().count(b"\n") > 5:
+            both[1].terminate()
+            break
+        time.sleep(0.1)
+    assert [process.wait(300) for process in both] == [0, 0]
+    assert newest(tmp_path / "two") == lines(tmp_path / "two")[-1]["step"]
