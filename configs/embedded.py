@@ -27,6 +27,10 @@ def _base() -> ConfigDict:
     config.save_every = 250
     config.eval_every = 1000
     config.eval_batch_size = 16
+    config.parallel, config.accumulate = "sharded", 1
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1))
+    config.best, config.best_mode = "", "max"  # a test figure whose best checkpoint is kept
+    config.profile = 0  # steps to trace
     config.optimizer = ConfigDict(
         dict(
             learning_rate=5e-4, warmup=200, decay="cosine", b1=0.9, b2=0.99, weight_decay=1e-4,

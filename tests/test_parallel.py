@@ -46,7 +46,7 @@ def tiny_config(part: str, folder: Path, **changes: Any) -> dict:
         ),
         "layout": dict(preset="small", width=0.125, norm="batch"),
         "diffusion": dict(model_channels=16, channel_mult=(1,), num_res_blocks=1, num_heads=2,
-                          mid_attention=False, dropout=0.1),
+                          mid_attention=False),
     }[part]  # fmt: skip
     if part == "layout":  # the paper's adversarial term, which the embedded config leaves out
         config["loss"]["adversarial"] = 0.2

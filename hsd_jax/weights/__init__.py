@@ -96,7 +96,7 @@ def save_part(
     fields = {
         field.name: getattr(module, field.name)
         for field in dataclasses.fields(module)
-        if field.init and field.name not in ("parent", "name", "dtype")
+        if field.init and field.name not in ("parent", "name", "dtype", "remat")
     }
     record = {
         "format": FORMAT,

@@ -18,6 +18,7 @@ import numpy as np
 from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target
+from hsd_jax.diffusion.solvers import fold_keys, normal
 from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
 from hsd_jax.mixing import Regions
 from hsd_jax.models import apply
@@ -25,7 +26,8 @@ from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.unet import UNet
 from hsd_jax.training import augment
 from hsd_jax.training.latents import LatentSource
-from hsd_jax.training.state import Batch, Params
+from hsd_jax.training.rng import per_example
+from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
 
 
@@ -133,25 +135,28 @@ def make(config: Mapping[str, Any]) -> Task:
     def error(params: Params, batch: Batch, key: jax.Array, t: jax.Array, train: bool):
         """Squared error of the prediction, and the known mask, of the batch's windows."""
         z0, s, known = examples(params, batch)
-        keys = jax.random.split(key)
-        eps = jax.random.normal(keys[0], z0.shape)
+        keys = per_example(key, batch)
+        eps = normal(fold_keys(keys, 0), z0.shape[1:])
         z_t = q_sample(z0, t, eps, schedule)
-        output = apply(unet, params["unet"], z_t, t, s, train, rngs={"dropout": keys[1]})
+        # The first example's key: another one on each device of a pmap and in each part of a batch.
+        rngs = {"dropout": fold_keys(keys, 1)[0]}
+        output = apply(unet, params["unet"], z_t, t, s, train, rngs=rngs)
         wanted = target(kind, z0, eps, *alpha_sigma(schedule, t, z0.ndim))
         return (output - wanted) ** 2, known
 
-    def random_times(key: jax.Array, count: int) -> jax.Array:
-        # One draw shifted evenly over the batch (VDM): the loss of a batch varies less.
-        u = (jax.random.uniform(key) + jnp.arange(count) / count) % 1
+    def random_times(key: jax.Array, batch: Batch) -> jax.Array:
+        # One draw shifted evenly over the whole batch (VDM): the loss of a batch varies less.
+        u = (jax.random.uniform(key) + batch["index"] / config["batch_size"]) % 1
         u = shift * u / (1 + (shift - 1) * u)
         return (u * schedule.num_timesteps).astype(jnp.int32)
 
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
-        t = random_times(jax.random.fold_in(key, 1), batch["latents"].shape[0])
+        t = random_times(jax.random.fold_in(key, 1), batch)
         squared, known = error(params, batch, key, t, train=True)
         weight = 1 - (1 - weights["known_weight"]) * known
-        value = jnp.sum(weight * jnp.mean(squared, -1, keepdims=True)) / jnp.sum(weight)
-        return value, ({"loss": value}, None)
+        total = jnp.sum(weight)
+        weighted = jnp.sum(weight * jnp.mean(squared, -1, keepdims=True))
+        return weighted / total, Aux({"loss": (weighted, total)}, weight=total)
 
     def sample(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
         """z0, known mask and sample of the batch's windows."""
