@@ -19,6 +19,7 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.evaluation import cache, published
 from hsd_jax.evaluation.methods import Progress, batches
+from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.evaluation.pairs import usable
 from hsd_jax.labels import LabelSet, get_label_set, one_hot, remap
 from hsd_jax.mixing import group_mask, head_cover, remove_neck
@@ -54,20 +55,6 @@ def over_seeds(values: Sequence[float]) -> Interval:
     std = float(x.std(ddof=1))
     half = float(stats.t.ppf(0.975, len(x) - 1)) * std / len(x) ** 0.5
     return Interval(mean, std, mean - half, mean + half)
-
-
-def confusion(true: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """int64 `[K, K]`: pixels by true class (rows) and by found class."""
-    index = true.astype(np.int64).ravel() * classes + found.ravel()
-    return np.bincount(index, minlength=classes**2).reshape(classes, classes)
-
-
-def ious(counts: np.ndarray) -> np.ndarray:
-    """float64 `[K]` of a confusion matrix; NaN for classes that the true layouts lack."""
-    both = np.diag(counts).astype(np.float64)
-    union = counts.sum(0) + counts.sum(1) - both
-    present = counts.sum(1) > 0
-    return np.where(present, both / np.maximum(union, 1), np.nan)
 
 
 def figures(counts: np.ndarray, labels: LabelSet) -> dict[str, float]:

@@ -3,6 +3,7 @@
 Pictures are uint8 `[H, W, 3]`, a hole is bool `[H, W]` and not empty. What lies outside the hole
 is taken from the truth before anything is measured, so that a filter's window which reaches over
 the hole's edge finds the same there for every method; only the seam looks further, on purpose.
+At the end, what layouts are compared by: counts of pixels by true and found class, and their IoU.
 """
 
 from typing import Any, NamedTuple
@@ -158,3 +159,17 @@ def feature_distance(
 
 def _unit(x: jax.Array) -> jax.Array:
     return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10)
+
+
+def confusion(true: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """int64 `[K, K]`: pixels by true class (rows) and by found class."""
+    index = true.astype(np.int64).ravel() * classes + found.ravel()
+    return np.bincount(index, minlength=classes**2).reshape(classes, classes)
+
+
+def ious(counts: np.ndarray) -> np.ndarray:
+    """float64 `[K]` of a confusion matrix; NaN for classes that the true layouts lack."""
+    both = np.diag(counts).astype(np.float64)
+    union = counts.sum(0) + counts.sum(1) - both
+    present = counts.sum(1) > 0
+    return np.where(present, both / np.maximum(union, 1), np.nan)

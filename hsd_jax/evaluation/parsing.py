@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from hsd_jax import weights
+from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.parse import PhotoParser
 
 
-def confusion(
+def counted(
     source: Any, parser: PhotoParser, sources: Sequence[str] | None = None
 ) -> tuple[np.ndarray, int]:
-    """int64 `[K, K]`, pixels of true class i seen as class j, and the number of pictures.
+    """The confusion matrix of all pictures (see `metrics.confusion`), and how many these are.
 
     Args:
       source: a `hsd_jax.training.input.Source` in the parser's label set.
@@ -34,25 +35,21 @@ def confusion(
     if unknown := sorted(set(sources or ()) - set(source.names)):
         raise ValueError(f"no pictures from {', '.join(unknown)}: use {set(source.names)}")
     classes, pictures = parser.labels.num_classes, 0
-    counts = np.zeros(classes * classes, np.int64)
+    counts = np.zeros((classes, classes), np.int64)
     for index, name in enumerate(source.names):
         if sources and name not in sources:
             continue
         example = source[index]
         seen = parser.probabilities(example["image"]).argmax(-1)
-        pairs = example["layout"].astype(np.int64) * classes + seen
-        counts += np.bincount(pairs.ravel(), minlength=classes * classes)
+        counts += confusion(example["layout"], seen, classes)
         pictures += 1
-    return counts.reshape(classes, classes), pictures
+    return counts, pictures
 
 
-def ious(counts: np.ndarray, labels: LabelSet) -> dict[str, float]:
+def figures(counts: np.ndarray, labels: LabelSet) -> dict[str, float]:
     """IoU of every class that occurs, and of `person`, all that is not background."""
-    found = {}
-    for index, name in enumerate(labels.classes):
-        union = counts[index].sum() + counts[:, index].sum() - counts[index, index]
-        if counts[index].sum():
-            found[name] = float(counts[index, index] / union)
+    values = zip(labels.classes, ious(counts), strict=True)
+    found = {name: float(value) for name, value in values if not np.isnan(value)}
     person = np.arange(labels.num_classes) != labels.background
     union = counts.sum() - counts[labels.background, labels.background]
     return found | {"person": float(counts[person][:, person].sum() / union)}
@@ -76,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         part = weights.load_part(weights.find(options.weights), "parser")
         source = load_source(options.data, "test")
-        counts, pictures = confusion(source, PhotoParser(part), options.sources)
+        counts, pictures = counted(source, PhotoParser(part), options.sources)
     except ModuleNotFoundError as error:
         needs = f"{error.name} is missing: pip install 'hsd-jax[train]'"
         print(f"{name}: error: {needs}", file=sys.stderr)
@@ -85,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     print(f"{pictures} test pictures, weights {options.weights}")
-    for label, value in ious(counts, get_label_set(part.extra["labels"])).items():
+    for label, value in figures(counts, get_label_set(part.extra["labels"])).items():
         print(f"{label:12s} {value:.3f}")
     return 0
 
