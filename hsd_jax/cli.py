@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import hsd_jax
 from hsd_jax import commands, process
+from hsd_jax.bench.cli import add_bench
 from hsd_jax.evaluation.cli import add_eval
+from hsd_jax.export import add_export
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +76,8 @@ def _parser() -> _Parser:
     _add_parse(subparsers)
     _add_convert(subparsers)
     add_eval(subparsers)
+    add_bench(subparsers)
+    add_export(subparsers)
     return parser
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax.diffusion.conditioning import condition_of, predictor
-from hsd_jax.diffusion.fusion import fuse
+from hsd_jax.diffusion.fusion import fuse, step_times
 from hsd_jax.diffusion.schedule import Schedule, denoiser
 from hsd_jax.labels import get_label_set, one_hot
 from hsd_jax.mixing import Regions, dilate, erode, group_mask, mix_layouts
@@ -65,11 +65,33 @@ class Painter:
         self._prediction, self._known = facts["prediction"], facts["known"]
         self._steps = facts["steps"]
 
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """What these functions depend on beside their arguments."""
+        settings = (self._layout_size, self._schedule, self._prediction, self._known, self._steps)
+        latents = (self._mean.tolist(), self._std.tolist())
+        return (self._modules, self.labels, settings, latents)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of a crop's latents."""
+        small = SIZE // self._modules["autoencoder"].factor
+        return small, small, self._mean.shape[-1]
+
     def plan(self, params: Any, layout_head: jax.Array, layout_body: jax.Array) -> Plan:
-        """Mix the layouts (both int32 `[256, 256]`), inpaint the mixed one, decide what is kept."""
+        """Mix the layouts, inpaint the mixed one, decide what is kept.
+
+        Args:
+          params: of the net "layout_generator", by part name.
+          layout_head, layout_body: int32 `[256, 256]`, aligned.
+        """
         labels = self.labels
         blended, regions = mix_layouts(layout_head, layout_body, labels)
         layout = self._inpaint(params["layout_generator"], blended, regions)
+        if self._known:
+            # Our nets are told what the photos know; that holds for the shape of the body's neck.
+            necks = group_mask(layout_body, labels.neck) & (regions.rest > 0)
+            layout = jnp.where(necks, layout_body, layout)
         old_head = group_mask(layout_body, labels.head)
         necks = group_mask(layout_body, labels.neck) | group_mask(layout, labels.neck)
         painted = (
@@ -119,22 +141,67 @@ class Painter:
           uint8 `[samples, 256, 256, 3]` and, with `keep`, what each step predicts,
           `[steps, samples, 256, 256, 3]`.
         """
+        z = self.encode(params["autoencoder"], jnp.stack([head, body]))
+        z0, history = self._sample(params, z, plan, keys, solver, num_steps, keep)
+        pictures = self.decode(params["autoencoder"], z0)
+        if history is None:
+            return pictures, None
+        return pictures, jax.lax.map(lambda z: self.decode(params["autoencoder"], z), history)
+
+    def sample(
+        self,
+        params: Any,
+        z: jax.Array,
+        plan: Plan,
+        seed: jax.Array,
+        first: jax.Array,
+        *,
+        samples: int,
+        solver: str,
+        num_steps: int | None,
+        keep: bool,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The latents of samples number `first`, `first` + 1, ... of a seed.
+
+        Args:
+          params: of the nets "unet" and "condition", by part name.
+          z: both crops encoded, head first, `[2, h, w, c]`.
+          plan: of this pair.
+          seed, first: scalars; sample i has the i-th key that `jax.random.split` gives the seed.
+          samples: how many; static, as the rest, for which see `paint`.
+
+        Returns:
+          z0 `[samples, h, w, c]` and, with `keep`, each step's x0 `[steps, samples, h, w, c]`.
+        """
+        numbers = first + jnp.arange(samples, dtype=jnp.uint32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+        return self._sample(params, z, plan, keys, solver, num_steps, keep)
+
+    def _sample(
+        self,
+        params: Any,
+        z: jax.Array,
+        plan: Plan,
+        keys: jax.Array,
+        solver: str,
+        num_steps: int | None,
+        keep: bool,
+    ) -> tuple[jax.Array, jax.Array | None]:
         samples = keys.shape[0]
         if num_steps is None and solver == "dpmpp":
             num_steps = self._steps
         masks = self._latent_regions(plan, samples)
-        z = self._encode(params["autoencoder"], jnp.stack([head, body]))
         z_head, z_body = (jnp.repeat(each[None], samples, 0) for each in z)
-        onehot = jnp.repeat(one_hot(plan.layout, self.labels)[None], samples, 0)
         known = masks.head * z_head + masks.body * z_body
         s = condition_of(
             self._modules["condition"],
             params["condition"],
-            onehot,
+            jnp.repeat(plan.layout[None], samples, 0),
             self.labels,
             *((known, 1 - masks.rest) if self._known else (None, None)),
         )
-        predict = predictor(self._modules["unet"], params["unet"], s)
+        times = step_times(self._schedule, solver, num_steps)
+        predict = predictor(self._modules["unet"], params["unet"], s, times)
         fused = fuse(
             denoiser(predict, self._schedule, self._prediction),
             self._schedule,
@@ -146,20 +213,16 @@ class Painter:
             num_steps=num_steps,
             keep=keep,
         )
-        z0, history = fused if isinstance(fused, tuple) else (fused, None)
-        pictures = self._decode(params["autoencoder"], z0)
-        if history is None:
-            return pictures, None
-        return pictures, jax.lax.map(lambda z: self._decode(params["autoencoder"], z), history)
+        return fused if isinstance(fused, tuple) else (fused, None)
 
-    def _encode(self, params: Any, pictures: jax.Array) -> jax.Array:
-        """uint8 pictures to normalised latents."""
+    def encode(self, params: Any, pictures: jax.Array) -> jax.Array:
+        """uint8 pictures `[b, 256, 256, 3]` to normalised latents `[b, h, w, c]`."""
         x = pictures.astype(jnp.float32) / 127.5 - 1
         h = apply(self._modules["autoencoder"], params, x, method="encode")
         return ((h[0] if isinstance(h, tuple) else h) - self._mean) / self._std
 
-    def _decode(self, params: Any, z: jax.Array) -> jax.Array:
-        """Normalised latents to uint8 pictures."""
+    def decode(self, params: Any, z: jax.Array) -> jax.Array:
+        """Normalised latents `[b, h, w, c]` to uint8 pictures `[b, 256, 256, 3]`."""
         z = z * self._std + self._mean
         x = apply(self._modules["autoencoder"], params, z, method="decode")
         return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)

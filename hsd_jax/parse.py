@@ -17,6 +17,7 @@ from hsd_jax.guided import guided_filter
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.models import apply
 from hsd_jax.photo import Crop
+from hsd_jax.programs import Program
 from hsd_jax.weights import Loaded
 
 SIZE = 256
@@ -62,25 +63,76 @@ class PhotoParser:
     def __init__(self, weights: Loaded):
         self.labels: LabelSet = get_label_set(weights.extra["labels"])
         module, params = weights.module, weights.params
+        # See `hsd_jax.training.balance`.
+        factors = weights.extra.get("balance", [1.0] * self.labels.num_classes)
+        balance = np.array(factors, np.float32)[None, None, None]
 
-        @jax.jit
-        def probabilities(params: Any, images: jax.Array) -> jax.Array:
-            """uint8 [B, H, W, 3] -> [B, H, W, K], the mean over the picture and its mirror.
-
-            Their edges, which the net gives a quarter as fine, are brought to the picture's own.
-            """
+        def mirrored_mean(params: Any, images: jax.Array) -> jax.Array:
             x = images.astype(jnp.float32) / 127.5 - 1
-            both = jnp.concatenate([x, x[:, :, ::-1]])
-            logits = apply(module, params, both)
+            logits = apply(module, params, jnp.concatenate([x, x[:, :, ::-1]]))
             straight, mirrored = jnp.split(jax.nn.softmax(logits), 2)
-            mean = (straight + mirrored[:, :, ::-1]) / 2
+            return (straight + mirrored[:, :, ::-1]) / 2
+
+        def settled(images: jax.Array, mean: jax.Array) -> jax.Array:
+            """Edges, which the net gives a quarter as fine, brought to the picture's own."""
             return guided_filter(images / 255, mean, radius=2, eps=1e-3, reduce=4)
 
-        self._run = lambda images: probabilities(params, images)
+        def enlarged_mean(params: Any, images: jax.Array) -> jax.Array:
+            """Of a picture three eighths larger: hair, necks and hats gain, nothing loses."""
+            b, h, w, _ = images.shape
+            size = (b, h * 11 // 8, w * 11 // 8, 3)
+            second = mirrored_mean(params, jax.image.resize(images / 255, size, "bilinear") * 255)
+            return jax.image.resize(second, (b, h, w, second.shape[-1]), "bilinear")
+
+        def balanced(images: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+            found = settled(images, (first + second) / 2) * balance
+            return found / jnp.sum(found, -1, keepdims=True)
+
+        # Four programs, so that the net is in as few of them as it has sizes: they load faster.
+        facts, self._params = (module, weights.extra), params
+        self._near = Program("parser", mirrored_mean, facts)
+        self._far = Program("parser-enlarged", enlarged_mean, facts)
+        self._settled = Program("settled", settled)
+        self._balanced = Program("balanced", balanced, facts)
+        self._last: tuple[np.ndarray, Any] | None = None
+
+    def _mean(self, images: np.ndarray) -> Any:
+        """The net's means; a look mostly follows a glance at the same picture."""
+        last = self._last
+        if last is None or not np.array_equal(last[0], images):
+            self._last = last = images, self._near(self._params, images)
+        return last[1]
+
+    def _glance(self, image: np.ndarray) -> np.ndarray:
+        """One look at it, uint8 `[H, W, 3]` -> float32 `[H, W, K]`."""
+        images = image[None]
+        return np.asarray(self._settled(images, self._mean(images)))[0]
+
+    def _look(self, image: np.ndarray) -> np.ndarray:
+        """With a second look, enlarged, and the classes' balance."""
+        images = image[None]
+        second = self._far(self._params, images)
+        return np.asarray(self._balanced(images, self._mean(images), second))[0]
+
+    def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
+        """Each program with the shapes of its usual arguments, in the order of use."""
+        images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
+        mean = jax.ShapeDtypeStruct((1, SIZE, SIZE, self.labels.num_classes), jnp.float32)
+        return [
+            (self._near, (self._params, images)),
+            (self._settled, (images, mean)),
+            (self._far, (self._params, images)),
+            (self._balanced, (images, mean, mean)),
+        ]
+
+    def prepare(self) -> None:
+        """Reads back what earlier processes compiled, in the background."""
+        for program, arguments in self.programs():
+            program.prepare(*arguments)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `[H, W, 3]`, sides multiples of 16, as it is -> float32 `[H, W, K]`."""
-        return np.asarray(self._run(image[None])[0])
+        """uint8 `[H, W, 3]`, sides multiples of 64, as it is -> float32 `[H, W, K]`."""
+        return self._look(image)
 
     def parse(self, image: np.ndarray) -> tuple[np.ndarray, list[Face]]:
         """Class indices of a photo at its own size, uint8 `[H, W]`, and its faces, largest first.
@@ -124,10 +176,17 @@ class PhotoParser:
                 f"{name}: there is no person {number}: {len(faces)} found, counted by size from 1"
             )
         face = faces[number - 1]
-        share = share or photo.framing(image, face.size)
+        return self._framed(image, face, share or photo.framing(image, face.size), len(faces))
+
+    def reframed(self, person: Person, share: float) -> Person:
+        """The same person, whose face is another share of the crop."""
+        face = Face(*photo.face_in(person.crop, person.share))
+        return self._framed(person.photo, face, share, person.faces)
+
+    def _framed(self, image: np.ndarray, face: Face, share: float, faces: int) -> Person:
         face, crop, probabilities = self._refine(image, face, share)
         layout = self._one_person(probabilities.argmax(-1).astype(np.int32), face, crop)
-        return Person(image, crop, share, photo.take(image, crop, SIZE), layout, len(faces))
+        return Person(image, crop, share, photo.take(image, crop, SIZE), layout, faces)
 
     def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
         """Faces of the whole photo, its probabilities, and the square that these cover."""
@@ -136,7 +195,7 @@ class PhotoParser:
         square = Crop((width - side) // 2, (height - side) // 2, side)
         best: tuple[list[Face], np.ndarray] | None = None
         for size in _COARSE_SIZES:
-            probabilities = self.probabilities(photo.take(image, square, size))
+            probabilities = self._glance(photo.take(image, square, size))
             found = [
                 face
                 for face in self._find_faces(probabilities, square)
@@ -155,18 +214,18 @@ class PhotoParser:
         """The face seen again in its own crop, that crop, and the probabilities of a last look."""
         crop = face.crop(share)
         for _ in range(2):
-            probabilities = self.probabilities(photo.take(image, crop, SIZE))
             near = [
                 found
-                for found in self._find_faces(probabilities, crop)
+                for found in self._find_faces(self._glance(photo.take(image, crop, SIZE)), crop)
                 if np.hypot(found.x - face.x, found.y - face.y) < face.size
             ]
             if not near:
-                return face, crop, probabilities
+                break
             face, last = near[0], crop
             crop = face.crop(share)
             if abs(crop.side - last.side) < 0.03 * last.side:
-                return face, last, probabilities
+                crop = last
+                break
         return face, crop, self.probabilities(photo.take(image, crop, SIZE))
 
     def _find_faces(self, probabilities: np.ndarray, square: Crop) -> list[Face]:

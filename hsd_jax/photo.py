@@ -215,9 +215,26 @@ def crop_around(face_x: float, face_y: float, face_size: float, share: float) ->
     the row that it has in our training pictures of that share.
     """
     side = max(MIN_SIDE, round(face_size / share))
+    return Crop(round(face_x - 0.5 * side), round(face_y - _face_row(share) * side), side)
+
+
+def face_in(crop: Crop, share: float) -> tuple[float, float, float]:
+    """The inverse of `crop_around`: x, y and size of the face."""
+    x, y = crop.left + 0.5 * crop.side, crop.top + _face_row(share) * crop.side
+    return x, y, share * crop.side
+
+
+def _face_row(share: float) -> float:
     (share0, row0), (share1, row1) = _HALF_BODY, _PORTRAIT
-    row = row0 + (share - share0) / (share1 - share0) * (row1 - row0)
-    return Crop(round(face_x - 0.5 * side), round(face_y - row * side), side)
+    return row0 + (share - share0) / (share1 - share0) * (row1 - row0)
+
+
+def room(photo: np.ndarray, crop: Crop) -> tuple[float, float, float, float]:
+    """How far the photo goes on beyond the crop: top, bottom, left, right, in sides of the crop."""
+    height, width = photo.shape[:2]
+    bottom, right = height - crop.top - crop.side, width - crop.left - crop.side
+    top, bottom, left, right = (x / crop.side for x in (crop.top, bottom, crop.left, right))
+    return top, bottom, left, right
 
 
 def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:

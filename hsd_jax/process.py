@@ -3,6 +3,7 @@
 Whatever the user has set in the environment stays.
 """
 
+import gc
 import logging
 import os
 import platform
@@ -28,6 +29,7 @@ def prepare() -> None:
     The second start finds `HSD_ALLOCATOR` in its environment and goes on; who sets it beforehand
     keeps glibc's own settings.
     """
+    gc.set_threshold(100_000, 50, 50)  # imports alone would have it look for garbage 100 times
     folder = None if _CACHE in os.environ else _cache_folder()
     if folder:
         os.environ[_CACHE] = folder

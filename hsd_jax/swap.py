@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax import composite, photo, weights
+from hsd_jax.compiled import SwapPrograms
 from hsd_jax.labels import LabelSet
-from hsd_jax.mixing import neck_shift, shift_columns
 from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE, Person, PhotoParser
 
@@ -50,13 +48,10 @@ class HeadSwapper:
     def __init__(self, folder: Path):
         """Reads the five nets of a folder of weights (see `hsd_jax.weights`)."""
         parts = {name: weights.load_part(folder, name) for name in PARTS}
-        self._params = {name: part.params for name, part in parts.items()}
         self._parser = PhotoParser(weights.load_part(folder, "parser"))
-        self._painter = Painter(parts)
-        self._plan = jax.jit(self._painter.plan)
-        self._paint = jax.jit(
-            self._painter.paint, static_argnames=("solver", "num_steps", "keep")
-        )
+        painter = Painter(parts)
+        self._labels = painter.labels
+        self._programs = SwapPrograms(painter, {name: part.params for name, part in parts.items()})
 
     @classmethod
     def from_pretrained(cls, name_or_dir: str | Path = weights.DEFAULT) -> "HeadSwapper":
@@ -100,34 +95,77 @@ class HeadSwapper:
         """
         if samples < 1:
             raise ValueError(f"samples is {samples}: ask for at least 1")
+        self._parser.prepare()
+        self._programs.prepare(samples, solver, steps, keep_steps)
         target = self._parser.person(photo.open_photo(body), person, _name(body, "body"))
         source = self._parser.person(
             photo.open_photo(head), head_person, _name(head, "head"), target.share
         )
-        source, shift = align(source, target, self._painter.labels)
-        plan = Plan(*map(np.asarray, self._plan(self._params, source.layout, target.layout)))
+        source, target = widen(self._parser, source, target)
+        source = crowned(source, self._labels)
+        shift, layout = self._programs.align(source.layout, target.layout)
+        source = moved(source, shift, layout)
+        plan = self._programs.plan(source.layout, target.layout)
         # Beyond its photo's edge a head is repeated pixels: its layout may go on there, they not.
         plan = plan._replace(head=plan.head & photo.inside(source.photo, source.crop, SIZE))
-        keys = jax.random.split(jax.random.key(seed), samples)
-        pictures, history = self._paint(
-            self._params, source.image, target.image, plan, keys,
-            solver=solver, num_steps=steps, keep=keep_steps,
+        pictures, history = self._programs.paint(
+            source.image, target.image, plan,
+            seed=seed, samples=samples, solver=solver, num_steps=steps, keep=keep_steps,
         )
         results = []
-        for index, picture in enumerate(np.asarray(pictures)):
-            result = finish(source, target, plan, picture, self._painter.labels)
-            steps_seen = () if history is None else tuple(np.asarray(history)[:, index])
+        for index, picture in enumerate(pictures):
+            result = finish(source, target, plan, picture, self._labels)
+            steps_seen = () if history is None else tuple(history[:, index])
             results.append(replace(result, shift=shift, steps=steps_seen))
         return results[0] if samples == 1 else results
 
 
-def align(head: Person, body: Person, labels: LabelSet) -> tuple[Person, int]:
-    """Neck alignment: the head's crop moved sideways by whole pixels (the paper, section 3.4)."""
-    shift = int(neck_shift(head.layout, body.layout, labels))
+_WIDER, _TRIES = 0.85, 3
+_CROWN = 0.4  # height of the half ellipse by half its width
+_TOUCHING = 4  # pixels of the head on the crop's edge; fewer are stray
+
+
+def widen(parser: PhotoParser, head: Person, body: Person) -> tuple[Person, Person]:
+    """Both in wider crops, where theirs would cut the new head off inside the body's photo."""
+    for _ in range(_TRIES):
+        if not _cut_off(head, body, parser.labels):
+            break
+        share = head.share * _WIDER
+        head, body = parser.reframed(head, share), parser.reframed(body, share)
+    return head, body
+
+
+def _cut_off(head: Person, body: Person, labels: LabelSet) -> bool:
+    """Whether the head goes on beyond an edge of its crop, where the body's photo goes on too."""
+    edges = np.isin(head.layout, labels.head)
+    touched = np.array([edges[0].sum(), edges[-1].sum(), edges[:, 0].sum(), edges[:, -1].sum()])
+    rooms = [photo.room(person.photo, person.crop) for person in (head, body)]
+    return bool(np.any((touched > _TOUCHING) & (np.min(rooms, axis=0) > 0.01)))
+
+
+def crowned(head: Person, labels: LabelSet) -> Person:
+    """A head that its photo's upper edge cuts off, rounded above that edge by a flat half ellipse.
+
+    What the parser sees there are repeated pixels; only the layout's shape is used, and painted.
+    """
+    edge = int(np.argmax(photo.inside(head.photo, head.crop, SIZE).any(1)))
+    if edge == 0:
+        return head
+    layout = head.layout.copy()
+    above, columns = layout[:edge], np.flatnonzero(np.isin(layout[edge], labels.head))
+    above[np.isin(above, labels.head)] = labels.background
+    if len(columns) > _TOUCHING:
+        middle, half = np.mean(columns[[0, -1]]), np.ptp(columns) / 2 + 1
+        height = _CROWN * half * np.sqrt(1 - ((columns - middle) / half) ** 2)
+        rows, order = np.nonzero(np.arange(edge)[:, None] >= edge - height[None])
+        above[rows, columns[order]] = layout[edge, columns[order]]
+    return replace(head, layout=layout)
+
+
+def moved(head: Person, shift: int, layout: np.ndarray) -> Person:
+    """The head's crop moved sideways by whole pixels: neck alignment (the paper, section 3.4)."""
     crop = head.crop.shifted(-shift * head.crop.side / SIZE)
-    layout = shift_columns(jnp.asarray(head.layout), shift, labels.background)
-    image = photo.take(head.photo, crop, SIZE)
-    return replace(head, crop=crop, image=image, layout=np.asarray(layout)), shift
+    return replace(head, crop=crop, image=photo.take(head.photo, crop, SIZE), layout=layout)
 
 
 def finish(
@@ -135,7 +173,8 @@ def finish(
 ) -> SwapResult:
     """Paste back: the painted crop at the body photo's resolution, under the kept pixels."""
     layers = composite.Layers.at_crop(head.image, body.image, plan.head, plan.body)
-    painted = composite.settle(picture, layers, plan.layout == labels.background)
+    background = (plan.layout == labels.background) & photo.inside(body.photo, body.crop, SIZE)
+    painted = composite.settle(picture, layers, background)
     # The head by its own crop and the body's very pixels, at the resolution of the body's photo.
     side = body.crop.side
     native = composite.Layers(

@@ -14,6 +14,7 @@ _RADIUS = 2  # of a patch: 5 x 5
 _COARSEST = 32
 _ROUNDS = 5  # of matching and voting on a level
 _DECAY = 1.2  # a pixel of the hole is trusted this much less with each pixel from its edge
+_STRAY = np.array([6000.0, 600.0], np.float32)  # of a source as far off as the picture is long
 _MIN_SOURCES = 64  # fewer whole patches are no texture to learn from
 
 _WINDOW = [(i, j) for i in range(-_RADIUS, _RADIUS + 1) for j in range(-_RADIUS, _RADIUS + 1)]
@@ -128,7 +129,8 @@ def _match(
         values = np.full(len(places), np.inf, np.float32)
         difference = _patches(picture, safe[usable]) - patches[usable]
         values[usable] = np.einsum("npc,npc,npx->n", difference, difference, weights[usable])
-        return values
+        # Horizons, walls and shelves lie level: a source from the same rows is the better guess.
+        return values + (((places - targets) / (h, w)) ** 2) @ _STRAY
 
     def offer(places: np.ndarray, costs: np.ndarray) -> np.ndarray:
         offered = cost(places)

@@ -286,3 +286,22 @@ def test_errors_of_norms():
         make_norm("layer", 4, train=False, dtype=None, name="n")
     with pytest.raises(ValueError, match="stage9"):
         merge_stats({"stage1": {}}, {"stage9": {"mean": jnp.zeros(1)}})
+
+
+def test_a_patch_tells_the_pixels_of_a_tile_apart(monkeypatch):
+    """Where the focus map is 0 the input comes back pixel by pixel; elsewhere, the prediction."""
+    monkeypatch.setitem(lg.PRESETS, "tiny", TINY)
+    net = lg.LayoutGenerator(K, "tiny", patch=2)
+    labels = np.random.default_rng(1).integers(0, K, (1, 12, 8))
+    x = jnp.asarray(np.eye(K, dtype=np.float32)[labels])
+    params = random_params(net, x)
+    bias = params["net"]["outconv"]["bias"].reshape(2, 2, K + 1)
+    wanted = np.zeros((2, 2, K + 1), np.float32)
+    wanted[..., -1] = [[-50, 50], [-50, -50]]  # the upper right pixel of every tile is predicted
+    wanted[0, 1, 3] = 100
+    out_bias = jnp.asarray(wanted).reshape(bias.size)
+    params["net"]["outconv"] = params["net"]["outconv"] | {"bias": out_bias}
+    out = jax.jit(lambda p, x: net.apply({"params": p}, x))(params, x)
+    got = np.asarray(out.probs.argmax(-1))
+    labels[:, ::2, 1::2] = 3
+    np.testing.assert_array_equal(got, labels)

@@ -177,6 +177,17 @@ def test_crop_around_golden():
     assert Crop(5, 6, 70).shifted(-2.6) == Crop(2, 6, 70)
 
 
+@pytest.mark.parametrize("share", [0.21, 0.34, 0.475])
+def test_face_in_finds_the_face_that_the_crop_was_made_for(share):
+    crop = photo.crop_around(400.0, 310.0, 150.0, share)
+    assert photo.face_in(crop, share) == pytest.approx((400, 310, 150), abs=1.0)
+
+
+def test_room_is_what_lies_beyond_the_crop():
+    picture = np.zeros((100, 200, 3), np.uint8)
+    assert photo.room(picture, photo.Crop(40, -10, 80)) == pytest.approx((-0.125, 0.375, 0.5, 1.0))
+
+
 def test_framing_closes_in_only_where_the_photo_shows_less():
     pixels = _picture(64, 100)
     shares = [photo.framing(pixels, size) for size in (5, 20, 22.99, 33, 52.25, 90)]

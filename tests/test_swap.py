@@ -7,6 +7,8 @@ from PIL import Image
 from hsd_jax import HeadSwapper, photo
 from hsd_jax.demo import find_photos
 from hsd_jax.labels import HALFBODY9
+from hsd_jax.parse import Person
+from hsd_jax.swap import crowned, widen
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,38 @@ def test_a_photo_without_a_face_is_refused(swapper, pair):
         swapper(*pair, person=7)
     with pytest.raises(ValueError, match="samples is 0"):
         swapper(*pair, samples=0)
+
+
+def edge_person(top: int, layout: np.ndarray) -> Person:
+    """A person whose crop begins `top` rows above the photo's upper edge."""
+    picture = np.zeros((400, 400, 3), np.uint8)
+    crop = photo.Crop(72, -top, 256)
+    return Person(picture, crop, 0.4, photo.take(picture, crop), layout, 1)
+
+
+def head_layout(columns: slice, rows: slice) -> np.ndarray:
+    layout = np.zeros((256, 256), np.int32)
+    layout[rows, columns] = HALFBODY9.index("hair")
+    return layout
+
+
+def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
+    layout = head_layout(slice(100, 160), slice(0, 90))
+    assert crowned(edge_person(0, layout), HALFBODY9).layout is layout
+    got = crowned(edge_person(40, layout), HALFBODY9).layout
+    np.testing.assert_array_equal(got[40:], layout[40:])
+    heights = (got[:40] == HALFBODY9.index("hair")).sum(0)
+    assert heights[128:132].min() >= 11 and heights[99] == heights[160] == 0
+    assert np.all(np.diff(heights[100:130]) >= 0) and np.all(heights[:100] == 0)
+
+
+def test_a_crop_that_cuts_the_head_off_is_widened(swapper, pair):
+    parser = swapper._parser
+    head, body = (parser.person(picture) for picture in pair)
+    body = parser.reframed(body, head.share)
+    assert widen(parser, head, body)[0] is head  # it fits as it is
+    tight = 0.8  # of the crop is face: its hair reaches the crop's edge
+    heads, bodies = parser.reframed(head, tight), parser.reframed(body, tight)
+    wider, fitting = widen(parser, heads, bodies)
+    assert wider.share == fitting.share < tight
+    assert wider.crop.side > heads.crop.side

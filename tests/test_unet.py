@@ -2,13 +2,17 @@
 
 import functools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
+from hsd_jax.diffusion.conditioning import predictor
+from hsd_jax.models import forms
 from hsd_jax.models.blocks import (
     AttentionBlock,
     GroupNorm,
@@ -17,7 +21,7 @@ from hsd_jax.models.blocks import (
 )
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.conv import Conv
-from hsd_jax.models.unet import TimestepResBlock, UNet
+from hsd_jax.models.unet import TimestepResBlock, UNet, bind
 
 TINY = UNet(model_channels=8, channel_mult=(1, 2), num_res_blocks=1, num_heads=2)
 FANCY = TINY.clone(
@@ -276,3 +280,58 @@ def test_remat_changes_what_is_kept_and_nothing_else():
 
     assert 0 == blocks_again(()) < blocks_again((0,)) < blocks_again((0, 1))
     assert shapes(plain.clone(remat=(0, 1))) == shapes(plain)
+
+
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_a_bound_network_gives_the_same(scale_shift):
+    net = UNet(
+        out_channels=3, model_channels=32, channel_mult=(1,), num_res_blocks=1, num_heads=2,
+        use_scale_shift_norm=scale_shift,
+    )  # fmt: skip
+    z, s = normal(2, 8, 8, 3), normal(2, 8, 8, 5, seed=1)
+    params = random_params(net, z, np.zeros(2), s)
+    times = np.array([900, 400, 3], np.int32)
+
+    @jax.jit
+    def both(z, t):
+        return predictor(net, params, s)(z, t), predictor(net, params, s, times)(z, t)
+
+    for t in (np.array([900, 900]), np.array([3, 400])):  # one a sample, in any order
+        plain, bound = both(z, t)
+        np.testing.assert_allclose(bound, plain, atol=1e-5 * float(jnp.abs(plain).max()))
+    assert jnp.isnan(both(z, np.array([900, 5]))[1][1]).all()  # it was not bound to step 5
+
+
+def random_params(net, *arguments):
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *arguments)["params"]
+    return jax.tree.map(lambda x: normal(*x.shape, seed=x.size) / 10, shapes)
+
+
+def test_what_a_bound_network_computes_in_is_cast_once():
+    net = UNet(out_channels=3, model_channels=32, channel_mult=(1,), num_res_blocks=1,
+               dtype=jnp.bfloat16)  # fmt: skip
+    z, s = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 8, 8, 2))
+    params = random_params(net, z, np.zeros(1), s)
+    with forms.always(forms.NATIVE):
+        own, stem, table = jax.eval_shape(partial(bind, net), params, s, jnp.arange(4))
+    assert own["input_blocks_0_0"]["kernel"].shape == (3, 3, 3, 32)
+    types = {
+        "/".join(path): x.dtype
+        for path, x in flatten_dict(own).items()
+        if path[-1] in ("kernel", "bias")
+    }
+    wide = ("norm", "emb_proj", "time_embed", "conv_out")
+    for name, dtype in types.items():
+        own_type = any(part.startswith(wide) for part in name.split("/"))
+        assert dtype == (jnp.float32 if own_type else jnp.bfloat16), name
+    assert stem.dtype == jnp.bfloat16
+    assert set(table) == {name for name in own if "emb_proj" in own[name]}
+
+
+def test_the_condition_is_a_look_up_in_its_kernel():
+    layout = np.random.default_rng(0).integers(0, 7, (2, 16, 8))
+    for use_bias in (False, True):
+        stem = SpatialRescaler(out_channels=3, n_stages=2, use_bias=use_bias)
+        params = random_params(stem, np.zeros((1, 4, 4, 7), np.float32))
+        whole = stem.apply({"params": params}, jax.nn.one_hot(layout, 7))
+        np.testing.assert_allclose(stem.apply({"params": params}, layout), whole, atol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from hsd_jax.diffusion.schedule import Denoise, Schedule
-from hsd_jax.diffusion.solvers import SOLVERS, Mix, Step, fold_keys, normal
+from hsd_jax.diffusion.solvers import SOLVERS, Mix, Solver, Step, fold_keys, normal
 
 Mixing = Literal["every", "first_only", "last_only", "none"]
 
@@ -64,10 +64,8 @@ def fuse(
     the history of a multistep solver (and what `keep` shows) exact in the known regions.
     """
     _check(z_head, z_body, masks, keys, noise)
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}: use one of {sorted(SOLVERS)}")
-    chosen = SOLVERS[solver]
-    tables = chosen.tables(schedule, chosen.num_steps if num_steps is None else num_steps)
+    chosen, num_steps = _solver(solver, num_steps)
+    tables = chosen.tables(schedule, num_steps)
     switch = _switch(mixing, len(tables.t))
     known = masks.head * z_head + masks.body * z_body
     if noise is None:
@@ -78,11 +76,29 @@ def fuse(
     return z if history is None else (z, history)
 
 
+def step_times(schedule: Schedule, solver: str, num_steps: int | None = None) -> np.ndarray:
+    """int32 [num_steps]: the timesteps at which `fuse` calls the denoiser, falling.
+
+    Raises ValueError as `fuse` does.
+    """
+    chosen, num_steps = _solver(solver, num_steps)
+    return chosen.tables(schedule, num_steps).t
+
+
+def _solver(name: str, num_steps: int | None) -> tuple[Solver, int]:
+    if name not in SOLVERS:
+        raise ValueError(f"unknown solver {name!r}: use one of {sorted(SOLVERS)}")
+    chosen = SOLVERS[name]
+    return chosen, chosen.num_steps if num_steps is None else num_steps
+
+
 def _mix(known: Array, rest: Array, switch: np.ndarray) -> Mix:
     """The projection of line 4: known latents at the step's noise level, wherever it is on."""
 
+    inside = 1 - rest
+
     def kept(step: Step) -> Array:
-        return jnp.asarray(switch)[step.index] * (1 - rest)
+        return jnp.asarray(switch)[step.index] * inside
 
     def noised(z: Array, step: Step, keys: Array) -> Array:
         eps = normal(keys, z.shape[1:])

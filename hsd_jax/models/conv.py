@@ -1,164 +1,153 @@
-"""Convolutions, NHWC: one `Conv` whose 3 x 3 stride-1 form is chosen per backend and shape.
+"""Convolutions, NHWC: one `Conv` whose 3 x 3 form is chosen per device, shape and type.
 
-On GPU and TPU a convolution is `lax.conv_general_dilated`. On CPU, XLA runs 2-D float32 dots near
-the machine's peak but convolutions, and above all their gradients, well below it; there a 3 x 3
-stride-1 convolution becomes sixteen dots, Winograd's F(2 x 2, 3 x 3) (Lavin and Gray, "Fast
-Algorithms for Convolutional Neural Networks", arXiv 1509.09308). Parameters, results and gradients
-are those of the plain convolution up to float32 rounding (relative error below 1e-5, tested).
+On GPU and TPU a convolution is `lax.conv_general_dilated`. On CPU, XLA runs 2-D dots near the
+machine's peak but convolutions, and above all their gradients, well below it; there a 3 x 3
+convolution becomes dots (see `winograd`, and `forms` for the measured choice). Parameters, results
+and gradients are those of the plain convolution up to float32 rounding: the relative error of a
+convolution or gradient is below 1e-5 (tested).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+import functools
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from hsd_jax.models import forms
+from hsd_jax.models.forms import NATIVE, compiled_for
+from hsd_jax.models.winograd import F2, F4, UP2, convolve, transform_kernel, winograd
+
+__all__ = [
+    "Conv", "Filters", "UpsampleConv", "compiled_for", "conv2d", "transform_kernels",
+    "upsample_conv", "upsample_nearest",
+]  # fmt: skip
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
+_SAME = ((1, 1), (1, 1))
+_ALGORITHMS = {"f2": F2, "f4": F4, "f2_bf16": F2, "up2": UP2, "up2_bf16": UP2}
 
-# Lavin and Gray, section 4.1: Y = A^T [(G g G^T) * (B^T d B)] A, with the rows of B^T, G and A^T.
-_BT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-_AT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
-
-# Below this the transforms, bound by memory, cost more than the dots save (measured on two cores).
+# Below this the transforms, bound by memory, cost more than the dots save.
 _MIN_WINOGRAD_CHANNELS = 64
-
-_Grid = list[list[Any]]
-
-_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+# Tiles that stick out of the picture by more than this share are wasted work.
+_MAX_WASTE = 1.3
 
 
-@contextmanager
-def compiled_for(platform: str) -> Iterator[None]:
-    """Convolutions traced inside take the form for `platform`: "cpu", "gpu" or "tpu".
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["grid"], meta_fields=["form"])
+@dataclass(frozen=True)
+class Filters:
+    """A kernel as its convolution takes it, in the place of the parameter `kernel`."""
 
-    For programs that are compiled ahead of time for other hardware.
-    """
-    token = _platform.set(platform)
-    try:
-        yield
-    finally:
-        _platform.reset(token)
+    grid: Any
+    form: str
 
 
-def _combine(matrix: np.ndarray, arrays: Sequence[Any]) -> list[Any]:
-    """Rows of `matrix` times `arrays`, as sums: XLA fuses these, and a matmul it would not."""
-    rows = []
-    for coefficients in matrix:
-        total = None
-        for c, x in zip(coefficients, arrays, strict=True):
-            if c == 0:
-                continue
-            term = x if c == 1 else -x if c == -1 else x * float(c)
-            total = term if total is None else total + term
-        rows.append(total)
-    return rows
+def _dot_type(form: str) -> Any:
+    return jnp.bfloat16 if form.endswith("bf16") else jnp.float32
 
 
-def _sandwich(matrix: np.ndarray, grid: _Grid) -> _Grid:
-    """`matrix @ grid @ matrix.T` for a grid (list of rows) of equally shaped arrays."""
-    columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
-    return [_combine(matrix, row) for row in zip(*columns, strict=True)]
+def _choice(
+    op: str, use: str, x: jax.Array | jax.ShapeDtypeStruct, cin: int, cout: int
+) -> str:
+    """The table's form, or the next simpler one where it does not suit the shape."""
+    _, h, w, _ = x.shape
+    form = forms.choose(op, use, math.sqrt(h * w), cin, cout, x.dtype)
+    if form not in _ALGORITHMS:
+        return form
+    if min(cin, cout) < _MIN_WINOGRAD_CHANNELS:
+        return NATIVE
+    for candidate in (form, "f2") if form == "f4" else (form,):
+        step = _ALGORITHMS[candidate].step
+        if math.prod(-(-n // step) * step for n in (h, w)) <= _MAX_WASTE * h * w:
+            return candidate
+    return NATIVE
 
 
-def _input_tiles(x: jax.Array) -> _Grid:
-    """The 4 x 4 grid of stride-2 views whose (i, j) entry holds pixel (i, j) of every tile."""
-    b, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [
-        [
-            lax.slice(padded, (0, i, j, 0), (b, i + h - 1, j + w - 1, c), (1, 2, 2, 1))
-            for j in range(4)
-        ]
-        for i in range(4)
-    ]
-
-
-def _kernel_transform(kernel: jax.Array) -> _Grid:
-    return _sandwich(_G, [[kernel[i, j] for j in range(3)] for i in range(3)])
-
-
-def _interleave(tiles: _Grid) -> jax.Array:
-    """Puts the four pixels of every 2 x 2 output tile back in their places."""
-    b, h, w, c = tiles[0][0].shape
-    rows = [jnp.stack(row, axis=3).reshape(b, h, 2 * w, c) for row in tiles]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, c)
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _winograd_forward(x: jax.Array, kernel: jax.Array, transposed: bool = False) -> jax.Array:
-    b, h, w, _ = x.shape
-    v = _sandwich(_BT, _input_tiles(x))
-    u = _kernel_transform(kernel)
-    # `transposed` contracts the output channels: the gradient needs no copy of the kernel.
-    contract = (((1,), (1 if transposed else 0,)), ((), ()))
-    products = [
-        [
-            lax.dot_general(_flat(v[i][j]), u[i][j], contract).reshape(b, h // 2, w // 2, -1)
-            for j in range(4)
-        ]
-        for i in range(4)
-    ]
-    return _interleave(_sandwich(_AT, products))
-
-
-@jax.custom_vjp
-def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3 x 3 stride-1 convolution with zero padding 1, as F(2 x 2, 3 x 3).
-
-    Args:
-      x: `[B, H, W, Cin]` float32, H and W even.
-      kernel: `[3, 3, Cin, Cout]`.
-
-    Returns:
-      `[B, H, W, Cout]`.
-    """
-    return _winograd_forward(x, kernel)
-
-
-def _winograd_fwd(x: jax.Array, kernel: jax.Array):
-    return _winograd_forward(x, kernel), (x, kernel)
-
-
-def _winograd_bwd(residuals: tuple[jax.Array, jax.Array], dy: jax.Array):
-    """dx is the same convolution with the kernel rotated; dW stays in the transformed domain."""
-    x, kernel = residuals
-    dx = _winograd_forward(dy, kernel[::-1, ::-1], transposed=True)
-    v = _sandwich(_BT, _input_tiles(x))
-    dy_tiles = [
-        [lax.slice(dy, (0, i, j, 0), dy.shape, (1, 2, 2, 1)) for j in range(2)] for i in range(2)
-    ]
-    dm = _sandwich(_AT.T, dy_tiles)
-    sum_tiles = (((0,), (0,)), ((), ()))
-    du = [
-        [lax.dot_general(_flat(v[i][j]), _flat(dm[i][j]), sum_tiles) for j in range(4)]
-        for i in range(4)
-    ]
-    dw = _sandwich(_G.T, du)
-    return dx, jnp.stack([jnp.stack(row) for row in dw])
-
-
-winograd_conv.defvjp(_winograd_fwd, _winograd_bwd)
-
-
-def _prefers_winograd(x: jax.Array, features: int) -> bool:
-    _, h, w, channels = x.shape
-    return (
-        (_platform.get() or jax.default_backend()) == "cpu"
-        and x.dtype == jnp.float32
-        and min(channels, features) >= _MIN_WINOGRAD_CHANNELS
-        and h % 2 == 0
-        and w % 2 == 0
-        and h * w >= 16
+def _native(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """Every window as a row, then one dot: for few input channels, and for strides."""
+    size, _, cin, cout = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    b, h, w, _ = x.shape
+    h, w = (h - size) // stride + 1, (w - size) // stride + 1
+    views = [
+        lax.slice(
+            x,
+            (0, i, j, 0),
+            (b, i + (h - 1) * stride + 1, j + (w - 1) * stride + 1, cin),
+            (1, stride, stride, 1),
+        )
+        for i in range(size)
+        for j in range(size)
+    ]
+    columns = jnp.concatenate(views, -1).reshape(-1, size * size * cin)
+    return _dot(columns, kernel.reshape(-1, cout)).reshape(b, h, w, cout)
+
+
+def _col2im(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One dot, then the nine taps' results shifted and summed: for few output channels."""
+    b, h, w, cin = x.shape
+    cout = kernel.shape[-1]
+    taps = _dot(x.reshape(-1, cin), kernel.transpose(2, 0, 1, 3).reshape(cin, 9 * cout))
+    taps = jnp.pad(taps.reshape(b, h, w, 9 * cout), ((0, 0), *_SAME, (0, 0)))
+    total = None
+    for index in range(9):
+        i, j = divmod(index, 3)
+        view = taps[:, i : i + h, j : j + w, index * cout : (index + 1) * cout]
+        total = view if total is None else total + view
+    return jnp.asarray(total)
+
+
+def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    return lax.dot_general(x, y, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _mixed(x: jax.Array, kernel: jax.Array, forward: str, backward: str) -> jax.Array:
+    """A stride-1 convolution whose gradients take another form than its values."""
+    return _one_form(x, kernel, forward)
+
+
+def _mixed_fwd(x: jax.Array, kernel: jax.Array, forward: str, backward: str):
+    return _one_form(x, kernel, forward), (x, kernel)
+
+
+def _mixed_bwd(forward: str, backward: str, residuals: tuple[jax.Array, jax.Array], dy: jax.Array):
+    return jax.vjp(functools.partial(_one_form, form=backward), *residuals)[1](dy)
+
+
+_mixed.defvjp(_mixed_fwd, _mixed_bwd)
+
+
+def _one_form(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    if form in _ALGORITHMS:
+        return winograd(x, kernel, _ALGORITHMS[form], _dot_type(form))
+    if form == "im2col":
+        return _im2col(x, kernel, 1, _SAME)
+    if form == "col2im":
+        return _col2im(x, kernel)
+    return _native(x, kernel, 1, _SAME, 1)
+
+
+def _apply_filters(x: jax.Array, filters: Filters) -> jax.Array:
+    dtype = _dot_type(filters.form)
+    y = convolve(x, filters.grid, _ALGORITHMS[filters.form], cin_last=True, dtype=dtype)
+    return y.astype(x.dtype)
 
 
 def conv2d(
@@ -167,20 +156,19 @@ def conv2d(
 ) -> jax.Array:
     """Convolution `[B, H, W, Cin] x [k, k, Cin, Cout]`; `padding` None is torch's symmetric one."""
     reach = dilation * (kernel.shape[0] // 2)
-    symmetric = ((reach, reach), (reach, reach))
-    plain = kernel.shape[:2] == (3, 3) and stride == dilation == 1
-    if plain and padding in (None, symmetric) and _prefers_winograd(x, kernel.shape[-1]):
-        return winograd_conv(x, kernel)
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding in (None, symmetric):
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding or symmetric,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    padding = padding or ((reach, reach), (reach, reach))
+    cin, cout = kernel.shape[2:]
+    if kernel.shape[:2] == (3, 3) and dilation == 1:
+        if stride == 1 and padding == _SAME:
+            use = {use: _choice("conv", use, x, cin, cout) for use in ("once", "grad")}
+            if use["once"] == use["grad"]:
+                return _one_form(x, kernel, use["once"])
+            return _mixed(x, kernel, use["once"], use["grad"])
+        if stride == 2 and _choice("down", "once", x, cin, cout) == "im2col":
+            return _im2col(x, kernel, stride, padding)
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == ((0, 0), (0, 0)):
+        return _dot(x, kernel[0, 0])
+    return _native(x, kernel, stride, padding, dilation)
 
 
 def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
@@ -188,6 +176,54 @@ def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, factor, w, factor, c))
     return x.reshape(b, h * factor, w * factor, c)
+
+
+def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv2d(upsample_nearest(x), kernel)`, 3 x 3, at x's own size where that is faster."""
+    form = _choice("up", "once", x, *kernel.shape[2:])
+    return conv2d(upsample_nearest(x), kernel) if form == NATIVE else _one_form(x, kernel, form)
+
+
+def transform_kernels(module: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
+    """`params` with the kernels of many calls to come transformed once.
+
+    Where a convolution's form transforms its kernel, `Filters` take the kernel's place, up to four
+    times its size. For loops of inference, before the loop: XLA takes most transforms out of a
+    `lax.scan` by itself, but does not put filters into the order that few rows are fastest in.
+
+    Args:
+      module: the net.
+      params: its parameters.
+      args, options: as in `module.apply({"params": params}, ...)`: the shapes decide.
+
+    Returns:
+      What `module.apply` takes as parameters for the same shapes; not for gradients.
+    """
+    found: dict[tuple[str, ...], tuple[Conv | UpsampleConv, jax.Array]] = {}
+
+    def look(call: Any, args: Any, options: Any, context: Any) -> Any:
+        layer = context.module
+        if isinstance(layer, Conv | UpsampleConv) and context.method_name == "__call__":
+            found[layer.path] = layer, args[0]
+        return call(*args, **options)
+
+    def run(params: Any, *args: Any) -> Any:
+        with nn.intercept_methods(look), forms.always(NATIVE):
+            return module.apply({"params": params}, *args, **options)
+
+    jax.eval_shape(run, params, *args)
+    return _replaced(params, {path: layer.form_of(x) for path, (layer, x) in found.items()})
+
+
+def _replaced(params: Any, found: dict[tuple[str, ...], str], path: tuple[str, ...] = ()) -> Any:
+    if not isinstance(params, dict):
+        return params
+    new = {name: _replaced(value, found, (*path, name)) for name, value in params.items()}
+    form = found.get(path, NATIVE)
+    if form in _ALGORITHMS and "kernel" in params:
+        grid = transform_kernel(params["kernel"], _ALGORITHMS[form])
+        new["kernel"] = Filters([[u.T.astype(_dot_type(form)) for u in row] for row in grid], form)
+    return new
 
 
 class Conv(nn.Module):
@@ -213,15 +249,25 @@ class Conv(nn.Module):
     dtype: Any = None
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
+    def form_of(self, x: jax.Array) -> str:
+        """The form for an input like `x` once its kernel is fixed."""
+        plain = self.kernel_size == 3 and self.stride == self.dilation == 1
+        if not plain or self.padding not in (None, _SAME):
+            return NATIVE
+        like = jax.ShapeDtypeStruct(x.shape, self.dtype or jnp.float32)
+        return _choice("conv", "fixed", like, x.shape[-1], self.features)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, Cin]` -> `[B, H', W', features]`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         dtype = self.dtype or jnp.float32
-        y = conv2d(
-            x.astype(dtype), kernel.astype(dtype), self.stride, self.padding, self.dilation
-        )
+        x = x.astype(dtype)
+        kernel = _kernel(self, shape)
+        if isinstance(kernel, Filters):
+            y = _apply_filters(x, kernel)
+        else:
+            y = conv2d(x, kernel.astype(dtype), self.stride, self.padding, self.dilation)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
             y = y + bias.astype(dtype)[None, None, None, :]
@@ -235,12 +281,29 @@ class UpsampleConv(nn.Module):
     dtype: Any = None
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
+    def form_of(self, x: jax.Array) -> str:
+        """The form for an input like `x` once its kernel is fixed."""
+        like = jax.ShapeDtypeStruct(x.shape, self.dtype or jnp.float32)
+        return _choice("up", "fixed", like, x.shape[-1], self.features)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, Cin]` -> `[B, 2H, 2W, features]`."""
-        shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         dtype = self.dtype or jnp.float32
-        y = conv2d(upsample_nearest(x.astype(dtype)), kernel.astype(dtype))
+        x = x.astype(dtype)
+        kernel = _kernel(self, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        if isinstance(kernel, Filters):
+            y = _apply_filters(x, kernel)
+        else:
+            y = upsample_conv(x, kernel.astype(dtype))
         return y + bias.astype(dtype)[None, None, None, :]
+
+
+def _kernel(layer: Conv | UpsampleConv, shape: tuple[int, ...]) -> Any:
+    """The parameter, or the `Filters` in its place."""
+    if layer.has_variable("params", "kernel"):
+        kernel = layer.get_variable("params", "kernel")
+        if isinstance(kernel, Filters):
+            return kernel
+    return layer.param("kernel", layer.kernel_init, shape, jnp.float32)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from hsd_jax.models.blocks import depth_to_space, space_to_depth
 from hsd_jax.models.conv import Conv
 from hsd_jax.models.norm import make_norm
 
@@ -213,6 +214,8 @@ class LayoutGenerator(nn.Module):
       width: factor on all channel counts of the preset.
       norm: "batch" or "group".
       focus_sharpness: a in m = (tanh(a x) + 1) / 2; 10 in Council-GAN.
+      patch: our addition: the net sees tiles of `patch` x `patch` pixels as one, and tells each of
+        their pixels apart in its channels; a coarse net then draws edges at full resolution.
       dtype: compute type, None for float32; outputs are float32 always.
     """
 
@@ -221,20 +224,26 @@ class LayoutGenerator(nn.Module):
     width: float = 1.0
     norm: str = "batch"
     focus_sharpness: float = 10.0
+    patch: int = 1
     dtype: Any = None
 
     @nn.compact
     def __call__(self, layout: Float[Array, "b h w k"], train: bool = False) -> LayoutOutput:
-        """One-hot layouts `[B, H, W, K]`, holes being class 0, of any size."""
+        """One-hot layouts `[B, H, W, K]`, holes being class 0; H and W multiples of `patch`."""
         if layout.shape[-1] != self.num_classes:
             raise ValueError(
                 f"layout has shape {layout.shape}, expected {self.num_classes} channels last: "
                 "give it one-hot in the model's label set"
             )
         net = U2Net(
-            self.num_classes + 1, stages(self.preset, self.width), self.norm, self.dtype, name="net"
+            (self.num_classes + 1) * self.patch**2,
+            stages(self.preset, self.width),
+            self.norm,
+            self.dtype,
+            name="net",
         )
-        out = net(layout, train).fused.astype(jnp.float32)
+        fused = net(space_to_depth(layout, self.patch), train).fused.astype(jnp.float32)
+        out = depth_to_space(fused, self.patch)
         logits = out[..., :-1]
         focus = (jnp.tanh(self.focus_sharpness * out[..., -1:]) + 1) / 2
         probs = focus * nn.softmax(logits) + (1 - focus) * layout.astype(jnp.float32)

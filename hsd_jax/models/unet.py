@@ -8,12 +8,13 @@ network. Where CompVis numbers the parts of a `Sequential`, ours have names; one
 input_blocks_I_J (so middle_block, output_blocks), without the inner `op` or `conv` of resamplers.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from hsd_jax.models.blocks import (
     UNET_EPS,
@@ -22,7 +23,14 @@ from hsd_jax.models.blocks import (
     average_pool,
     timestep_embedding,
 )
-from hsd_jax.models.conv import Conv, UpsampleConv, upsample_nearest
+from hsd_jax.models.conv import (
+    Conv,
+    Filters,
+    UpsampleConv,
+    conv2d,
+    transform_kernels,
+    upsample_nearest,
+)
 
 _ZEROS = nn.initializers.zeros_init()
 
@@ -39,6 +47,7 @@ class TimestepResBlock(nn.Module):
       dtype: compute type, None for float32.
       num_groups: of the norms, see `GroupNorm`.
       eps: of the norms.
+      projected: the step's embedding comes as `emb_proj` would give it (see `bind`).
     """
 
     features: int
@@ -48,6 +57,7 @@ class TimestepResBlock(nn.Module):
     dtype: Any = None
     num_groups: int = 32
     eps: float = UNET_EPS
+    projected: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
@@ -60,7 +70,9 @@ class TimestepResBlock(nn.Module):
             h, x = average_pool(h, 2), average_pool(x, 2)
         h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
         width = 2 * self.features if self.scale_shift else self.features
-        emb = nn.Dense(width, name="emb_proj")(nn.swish(emb)).astype(h.dtype)[:, None, None]
+        if not self.projected:
+            emb = nn.Dense(width, name="emb_proj")(nn.swish(emb))
+        emb = emb.astype(h.dtype)[:, None, None]
         norm2 = GroupNorm(*norm, name="norm2")
         if self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
@@ -72,6 +84,13 @@ class TimestepResBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = Conv(self.features, kernel_size=1, dtype=self.dtype, name="skip_connection")(x)
         return x + h
+
+
+class Bound(NamedTuple):
+    """What of a call depends on the condition or on the step alone; made by `bind`."""
+
+    stem: Array  # [b, h, w, model_channels]: the first convolution of s, without its bias
+    steps: dict[str, Array]  # [b, width] a residual block: its projection of the step's embedding
 
 
 class UNet(nn.Module):
@@ -135,6 +154,7 @@ class UNet(nn.Module):
         t: Num[Array, " b"],
         s: Float[Array, "b h w k"] | None,
         train: bool = False,
+        bound: Bound | None = None,
     ) -> Float[Array, "b h w c"]:
         """Predicted noise.
 
@@ -143,6 +163,7 @@ class UNet(nn.Module):
           t: `[B]` diffusion steps, int or float, 0 to 999 for the paper's schedule.
           s: `[B, h, w, K]` condition, concatenated to z; None for an unconditional network.
           train: activates dropout (needs the rng "dropout" where the rate is not 0).
+          bound: in the place of t and s, with the parameters that `bind` gives.
 
         Returns:
           eps `[B, h, w, out_channels]` float32.
@@ -156,16 +177,18 @@ class UNet(nn.Module):
                 f"latents of {z.shape[1]} x {z.shape[2]} cannot be denoised: "
                 f"their sides must be multiples of {multiple}"
             )
-        emb = self._embed(t)
+        emb = self._embed(t) if bound is None else bound.steps
         h = z if s is None else jnp.concatenate([z, s.astype(z.dtype)], axis=-1)
         h = Conv(self.model_channels, dtype=self.dtype, name="input_blocks_0_0")(h)
+        if bound is not None:
+            h = h + bound.stem
         h, skips = self._down(h, emb, train)
         last = len(self.channel_mult) - 1
-        h = self._res(h.shape[-1], "middle_block_0", last)(h, emb, train)
+        h = self._res(h, emb, train, h.shape[-1], "middle_block_0", last)
         if self.mid_attention:
             groups = self.num_groups if self.mid_attention_norm else 0
             h = self._attention(h, "middle_block_1", groups)
-        h = self._res(h.shape[-1], "middle_block_2", last)(h, emb, train)
+        h = self._res(h, emb, train, h.shape[-1], "middle_block_2", last)
         h = self._up(h, skips, emb, train)
         h = nn.swish(GroupNorm(self.norm_eps, self.num_groups, name="norm_out")(h))
         return Conv(self.out_channels, kernel_init=_ZEROS, name="conv_out")(h)
@@ -178,14 +201,24 @@ class UNet(nn.Module):
         emb = nn.swish(nn.Dense(width, name="time_embed_0")(emb))
         return nn.Dense(width, name="time_embed_2")(emb)
 
-    def _res(self, features: int, name: str, level: int, resample: str | None = None) -> nn.Module:
-        block = TimestepResBlock
+    def _res(
+        self,
+        h: jax.Array,
+        emb: jax.Array | dict[str, jax.Array],
+        train: bool,
+        features: int,
+        name: str,
+        level: int,
+        resample: str | None = None,
+    ) -> jax.Array:
+        block, projected = TimestepResBlock, isinstance(emb, dict)
         if level in self.remat:
             block = nn.remat(block, static_argnums=(3,))  # `train`, `self` being 0
-        return block(
+        block = block(
             features, self.dropout, self.use_scale_shift_norm, resample, self.dtype,
-            self.num_groups, self.norm_eps, name=name,
+            self.num_groups, self.norm_eps, projected, name=name,
         )
+        return block(h, emb[name] if isinstance(emb, dict) else emb, train)
 
     def _attention(self, h: jax.Array, name: str, num_groups: int | None = None) -> jax.Array:
         heads = self.num_heads
@@ -203,21 +236,21 @@ class UNet(nn.Module):
         return block(h)
 
     def _down(
-        self, h: jax.Array, emb: jax.Array, train: bool
+        self, h: jax.Array, emb: jax.Array | dict[str, jax.Array], train: bool
     ) -> tuple[jax.Array, list[jax.Array]]:
         """The way down; every output is kept for the way up."""
         skips = [h]
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
                 block = f"input_blocks_{len(skips)}"
-                h = self._res(self.model_channels * mult, f"{block}_0", level)(h, emb, train)
+                h = self._res(h, emb, train, self.model_channels * mult, f"{block}_0", level)
                 if 2**level in self.attention_factors:
                     h = self._attention(h, f"{block}_1")
                 skips.append(h)
             if level < len(self.channel_mult) - 1:
                 name = f"input_blocks_{len(skips)}_0"
                 if self.resblock_updown:
-                    h = self._res(h.shape[-1], name, level, "down")(h, emb, train)
+                    h = self._res(h, emb, train, h.shape[-1], name, level, "down")
                 else:
                     # On all sides by default, unlike the autoencoder's.
                     padding = None if self.down_padding == 1 else ((0, 1), (0, 1))
@@ -226,21 +259,81 @@ class UNet(nn.Module):
         return h, skips
 
     def _up(
-        self, h: jax.Array, skips: list[jax.Array], emb: jax.Array, train: bool
+        self,
+        h: jax.Array,
+        skips: list[jax.Array],
+        emb: jax.Array | dict[str, jax.Array],
+        train: bool,
     ) -> jax.Array:
         total = len(skips)
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_res_blocks + 1):
                 block = f"output_blocks_{total - len(skips)}"
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._res(self.model_channels * mult, f"{block}_0", level)(h, emb, train)
+                h = self._res(h, emb, train, self.model_channels * mult, f"{block}_0", level)
                 attends = 2**level in self.attention_factors
                 if attends:
                     h = self._attention(h, f"{block}_1")
                 if level > 0 and i == self.num_res_blocks:
                     name = f"{block}_{1 + attends}"
                     if self.resblock_updown:
-                        h = self._res(h.shape[-1], name, level, "up")(h, emb, train)
+                        h = self._res(h, emb, train, h.shape[-1], name, level, "up")
                     else:
                         h = UpsampleConv(h.shape[-1], dtype=self.dtype, name=name)(h)
         return h
+
+
+# Calls from which on kernels transformed ahead pay: they triple the program, which takes as long to
+# load as it then saves in several calls.
+_MANY = 8
+# These compute in float32 whatever the module's dtype.
+_FLOAT32 = ("norm", "emb_proj", "time_embed", "conv_out")
+
+
+def bind(
+    unet: UNet,
+    params: Mapping[str, Any],
+    s: Float[Array, "b h w k"],
+    times: Int[Array, " n"],
+) -> tuple[dict[str, Any], Float[Array, "b h w m"], dict[str, Float[Array, "n width"]]]:
+    """What calls with one condition share, for samplers that call `unet` at `times`.
+
+    Args:
+      unet: with its parameters `params`.
+      s: the condition.
+      times: steps.
+
+    Returns:
+      Parameters for calls with `Bound` at the shape of s, already of the type that they are
+      computed in and, for eight times or more, with kernels transformed as their convolutions take
+      them; its `stem`; and tables of its `steps`, of which row i belongs to times[i].
+    """
+    first = params["input_blocks_0_0"]
+    dtype, channels = unet.dtype or jnp.float32, first["kernel"].shape[2] - s.shape[-1]
+    stem = conv2d(s.astype(dtype), first["kernel"][:, :, channels:].astype(dtype))
+    emb = timestep_embedding(
+        times, unet.model_channels, freq_shift=unet.freq_shift, sin_first=unet.sin_first
+    )
+    for name in ("time_embed_0", "time_embed_2"):
+        emb = nn.swish(_dense(params[name], emb))
+    table = {
+        name: _dense(part["emb_proj"], emb) for name, part in params.items() if "emb_proj" in part
+    }
+
+    params = {**params, "input_blocks_0_0": {**first, "kernel": first["kernel"][:, :, :channels]}}
+    z = jax.ShapeDtypeStruct((*s.shape[:3], channels), jnp.float32)
+    steps = {name: jnp.repeat(rows[:1], s.shape[0], 0) for name, rows in table.items()}
+    if len(times) >= _MANY:
+        params = transform_kernels(unet, params, z, times[:1], None, bound=Bound(stem, steps))
+
+    def cast(path: Any, x: Any) -> Any:
+        if isinstance(x, Filters) or any(key.key.startswith(_FLOAT32) for key in path):
+            return x
+        return x.astype(dtype)
+
+    own: Any = jax.tree.map_with_path(cast, params, is_leaf=lambda x: isinstance(x, Filters))
+    return own, stem, table
+
+
+def _dense(params: Mapping[str, Array], x: Array) -> Array:
+    return x @ params["kernel"] + params["bias"][None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -145,7 +145,8 @@ def load_part(folder: Path, name: str) -> Loaded:
                 raise ValueError(f"{path} names the file {shard!r}, which is not beside it")
             with safe_open(folder / shard, framework="numpy") as file:
                 for key in file.keys():
-                    tensors[key] = jnp.asarray(file.get_tensor(key), jnp.float32)
+                    # Cast by numpy: JAX would compile a program for every shape.
+                    tensors[key] = file.get_tensor(key).astype(np.float32, copy=False)
     except FileNotFoundError as error:
         missing = error.filename or error
         raise ValueError(f"{folder} holds no {name}: {missing} is missing") from error
@@ -153,7 +154,8 @@ def load_part(folder: Path, name: str) -> Loaded:
         raise ValueError(f"{path} or its safetensors is damaged: {error}") from error
     if record.get("format") != FORMAT:
         raise ValueError(f"{path} has format {record.get('format')}; this version reads {FORMAT}")
-    return Loaded(module, unflatten_dict(tensors, sep="/"), record["extra"])
+    params = jax.device_put(unflatten_dict(tensors, sep="/"))
+    return Loaded(module, params, record["extra"])
 
 
 def _build_module(class_name: str, fields: Mapping[str, Any]) -> nn.Module:

@@ -1,0 +1,67 @@
+"""`hsd bench autoencoder`: encoder and decoder of the paper's `vq-f4` on a 256 x 256 picture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsd_jax.bench.report import Report, Table
+from hsd_jax.bench.timing import interleaved
+from hsd_jax.bench.unet import table_rows
+from hsd_jax.bench.weights import normal, random_params, relative_error
+from hsd_jax.models import apply
+from hsd_jax.models.autoencoder import Autoencoder
+from hsd_jax.training.observe import model_flops
+
+_SIZE = 256
+
+
+def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
+    """One picture on CPU, 1 and 16 on accelerators; float32 and bfloat16."""
+    batches = (1,) if jax.default_backend() == "cpu" else (1, 16)
+    shape = jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), jnp.float32)
+    params = random_params(Autoencoder(), shape)
+    for name in ("quant_conv", "post_quant_conv"):  # the peers are the trunks alone
+        params[name] = {"kernel": jnp.eye(3)[None, None], "bias": jnp.zeros(3)}
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for batch in batches:
+            for part in ("encoder", "decoder"):
+                tell(f"{part}, {dtype}, batch {batch}")
+                rows += _rows(part, dtype, batch, params, vs_torch)
+    columns = (
+        "part", "type", "batch", "form", "ms", "GFLOP/s", "MFU", "this / hsd", "relative error",
+    )  # fmt: skip
+    return Report("autoencoder", [Table("vq-f4, 55 M parameters, 256 x 256", columns, rows)])
+
+
+def _rows(part: str, dtype: str, batch: int, params: Any, vs_torch: bool) -> list[list[Any]]:
+    decodes = part == "decoder"
+    side = _SIZE // 4 if decodes else _SIZE
+    x = normal(batch, side, side, 3)
+
+    def call(net: Autoencoder) -> Callable[[Any, jax.Array], jax.Array]:
+        # The trunk alone: the nearest entries of a random codebook could differ by rounding.
+        bound = Autoencoder.decode if decodes else Autoencoder.encode
+        options = {"force_not_quantize": True} if decodes else {}
+        return lambda p, x: apply(net, p, x, method=bound, **options)
+
+    run = jax.jit(call(Autoencoder(dtype=jnp.dtype(dtype)))).lower(params, x).compile()
+    own = jnp.asarray(x)
+    calls: dict[str, Callable[[], Any]] = {"hsd": lambda: jax.block_until_ready(run(params, own))}
+    truth = None
+    if vs_torch:
+        import torch
+
+        from hsd_jax.bench import torch_peer as peer
+
+        net = peer.coder_peers(Autoencoder(), params)[decodes]
+        with torch.no_grad():
+            truth = peer.array(net(peer.tensor(x)))
+        calls |= peer.forms(net, (peer.tensor(x),), getattr(torch, dtype))
+    flops = model_flops(call(Autoencoder()), params, own)
+    times = interleaved(calls)
+    error = {} if truth is None else {"hsd": relative_error(np.asarray(calls["hsd"]()), truth)}
+    return [[part, dtype, batch, *row] for row in table_rows(times, flops, error)]

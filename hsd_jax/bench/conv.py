@@ -1,0 +1,136 @@
+"""`hsd bench conv`: every form of a convolution at the shapes that nets have."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hsd_jax.bench.report import Report, Table, machine
+from hsd_jax.bench.timing import interleaved, medians
+from hsd_jax.bench.weights import normal, relative_error
+from hsd_jax.models import conv, forms
+
+# (side, cin, cout): levels of UNets and autoencoders, then stems and last layers.
+_WIDE = (
+    (8, 128, 128), (8, 256, 256), (8, 512, 512),
+    (16, 64, 64), (16, 256, 256), (16, 1024, 1024),
+    (32, 64, 64), (32, 128, 128), (32, 512, 512),
+    (64, 64, 64), (64, 128, 128), (64, 256, 256),
+    (128, 128, 128), (128, 256, 256), (256, 128, 128),
+)  # fmt: skip
+_THIN = ((64, 4, 128), (64, 128, 4), (256, 4, 128), (256, 128, 4), (64, 16, 64), (64, 64, 16))
+_DOWN = ((32, 128, 128), (64, 128, 128), (32, 512, 512), (128, 256, 256))
+_UP = ((16, 64, 64), (16, 256, 256), (32, 512, 512), (16, 1024, 1024), (64, 512, 512))
+# A form must win by so much: the native convolution compiles fastest.
+_MARGIN = 1.1
+
+
+class Case(NamedTuple):
+    """One row of the table, without its form."""
+
+    op: str
+    use: str
+    dtype: str
+    side: int
+    cin: int
+    cout: int
+
+
+def cases() -> Iterator[Case]:
+    """Everything that is measured."""
+    shapes = {"conv": _WIDE + _THIN, "down": _DOWN, "up": _UP}
+    for dtype, (op, sizes) in itertools.product(("float32", "bfloat16"), shapes.items()):
+        for size in sizes:
+            for use in ("once", "fixed", "grad"):
+                thin = min(size[1:]) < 64
+                if dtype == "bfloat16" and (use == "grad" or thin):
+                    continue
+                if use == "fixed" and (op == "down" or thin):
+                    continue
+                if use == "grad" and op != "conv":
+                    continue
+                yield Case(op, use, dtype, *size)
+
+
+def candidates(case: Case) -> list[str]:
+    """The forms that a case has."""
+    names = list(forms.FORMS[case.op])
+    if case.dtype == "float32":
+        names = [name for name in names if not name.endswith("bf16")]
+    if case.use == "grad":
+        names = [name for name in names if name != "f4"]
+    if case.op != "conv":
+        return names
+    if min(case.cin, case.cout) < 64:
+        return ["native", "im2col" if case.cin < case.cout else "col2im"]
+    return [name for name in names if name not in ("im2col", "col2im")]
+
+
+def runs(case: Case) -> dict[str, Callable[[], Any]]:
+    """Form -> a compiled call of it; a gradient's batch is 4."""
+    batch = 4 if case.use == "grad" else 1
+    dtype = jnp.dtype(case.dtype)
+    x = jnp.asarray(normal(batch, case.side, case.side, case.cin), dtype)
+    kernel = jnp.asarray(normal(3, 3, case.cin, case.cout) / (9 * case.cin) ** 0.5)
+    layer: Any = conv.UpsampleConv(case.cout, dtype)
+    if case.op != "up":
+        layer = conv.Conv(case.cout, stride=2 if case.op == "down" else 1, dtype=dtype)
+    params = {"kernel": kernel, "bias": jnp.zeros(case.cout)}
+
+    def one(form: str) -> Callable[[], Any]:
+        def apply(params: Any, x: jax.Array) -> jax.Array:  # anew: JAX keeps traces by function
+            return layer.apply({"params": params}, x)
+
+        with forms.always(form):
+            given, call = params, apply
+            if case.use == "fixed":
+                given = jax.jit(lambda p: conv.transform_kernels(layer, p, x))(params)
+            if case.use == "grad":
+                call = jax.grad(lambda p, x: (apply(p, x) ** 2).sum(), (0, 1))
+            compiled = jax.jit(call).lower(given, x).compile()
+        return lambda: jax.block_until_ready(compiled(given, x))
+
+    return {form: one(form) for form in candidates(case)}
+
+
+def measure(vs_torch: bool, tell: Callable[[str], None]) -> tuple[Report, dict[str, Any]]:
+    """Times all cases.
+
+    Returns:
+      The report, and this device's entry of `conv_table.json`.
+    """
+    del vs_torch  # whole nets are compared, not convolutions
+    rows, chosen = [], []
+    everything = list(cases())
+    for index, case in enumerate(everything, 1):
+        tell(f"{index} of {len(everything)}: {' '.join(map(str, case))}")
+        calls = runs(case)
+        times = medians(interleaved(calls, seconds=0.5))
+        best = min(times, key=lambda form: times[form])
+        if times["native"] < _MARGIN * times[best]:
+            best = "native"
+        error = None
+        if case.use != "grad" and best != "native":
+            error = relative_error(*(jnp.float32(calls[form]()) for form in (best, "native")))
+        shown = ", ".join(f"{form} {1e3 * t:.2f}" for form, t in times.items())
+        rows.append([*case, shown, best, times["native"] / times[best], error])
+        chosen.append([*case, best])
+    columns = (*Case._fields, "ms", "chosen", "times faster than native", "relative difference")
+    report = Report("conv", [Table("3 x 3 convolutions", columns, rows)])
+    return report, {"measured": machine(), "rows": chosen}
+
+
+def update_table(path: Path, entry: dict[str, Any]) -> None:
+    """Puts this device's entry into a table file, keeping those of others."""
+    table = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    table[forms.device_name()] = entry
+    parts = []
+    for name, value in sorted(table.items()):
+        rows = ",\n".join(f"   {json.dumps(row)}" for row in value["rows"])
+        head = f'  "measured": {json.dumps(value.get("measured", {}))},\n  "rows": [\n'
+        parts.append(f" {json.dumps(name)}: {{\n{head}{rows}\n  ]\n }}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")

@@ -1,0 +1,68 @@
+"""`hsd bench swap`: a whole swap with released weights, stage by stage, everything compiled."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from hsd_jax.bench.report import Report, Table
+from hsd_jax.bench.timing import ROUNDS
+from hsd_jax.demo import find_photos
+from hsd_jax.programs import Program
+from hsd_jax.swap import HeadSwapper
+
+# What `hsd_jax.compiled` and `hsd_jax.parse` call their programs.
+_STAGES = {
+    "parser": "parser", "parser-enlarged": "parser, enlarged", "settled": "edges of layouts",
+    "align": "neck alignment", "plan": "layout generator", "encode": "encoder", "sample": "UNet",
+    "decode": "decoder",
+}  # fmt: skip
+
+
+def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
+    """The demo's photos; the first swap does not count."""
+    del vs_torch
+    head, body = find_photos()
+    swapper = HeadSwapper.from_pretrained()
+    tell("compiling")
+    swapper(head, body)
+    stages: dict[str, list[float]] = defaultdict(list)
+    totals = []
+    for index in range(ROUNDS):
+        tell(f"swap {index + 1} of {ROUNDS}")
+        with _watched() as seen:
+            start = time.perf_counter()
+            swapper(head, body)
+            totals.append(time.perf_counter() - start)
+        for stage in dict.fromkeys(name for name, _ in seen):
+            stages[stage].append(sum(seconds for name, seconds in seen if name == stage))
+    rows = [
+        [_STAGES.get(name, name), 1e3 * statistics.median(times)] for name, times in stages.items()
+    ]
+    networks = sum(row[1] for row in rows)
+    total = 1e3 * statistics.median(totals)
+    rows += [["networks together", networks], ["all else: crops, edges, pasting", total - networks]]
+    return Report("swap", [Table("A swap of the demo's photos", ("stage", "ms"), rows)])
+
+
+@contextmanager
+def _watched() -> Iterator[list[tuple[str, float]]]:
+    """Collects (name, seconds) of every call of a program inside."""
+    seen: list[tuple[str, float]] = []
+    call = Program.__call__
+
+    def timed(self: Program, *args: Any) -> Any:
+        start = time.perf_counter()
+        result = jax.block_until_ready(call(self, *args))
+        seen.append((self.name, time.perf_counter() - start))
+        return result
+
+    Program.__call__ = timed
+    try:
+        yield seen
+    finally:
+        Program.__call__ = call

@@ -1,0 +1,47 @@
+"""Side by side timings: every contender once a round, so that a busy moment strikes all alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+ROUNDS = 5
+_SECONDS = 20.0
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS, seconds: float = _SECONDS
+) -> dict[str, list[float]]:
+    """Seconds that each of `runs` took, round by round, after one call that does not count.
+
+    Args:
+      runs: by name; each must wait for its own result.
+      rounds: at least so many.
+      seconds: and more of them until so much time is spent, up to four times as many.
+
+    Returns:
+      Name -> one number a round.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    begun = time.perf_counter()
+    for index in range(4 * rounds):
+        if index >= rounds and time.perf_counter() - begun > seconds:
+            break
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each."""
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def ratio(times: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """How many times faster `fast` is: the median over rounds of the ratio within a round."""
+    pairs = zip(times[slow], times[fast], strict=True)
+    return statistics.median(a / b for a, b in pairs)

@@ -1,0 +1,167 @@
+"""Jitted functions that start fast: what one process traced, the next ones read back.
+
+JAX keeps compiled programs from process to process, but finds one only by its lowered form, and to
+trace and lower our nets takes Python longer than to run them. So the lowered form (StableHLO, by
+`jax.export`) is kept too, in a folder beside that cache. Neither is there unless
+`jax_compilation_cache_dir` is set, as the command `hsd` does; without, this is `jax.jit`.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+# What else decides what a function is traced to.
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+
+
+# XLA's CPU backend gives products to YNNPACK, which takes 2 ms to set each up when a process first
+# runs it, and Winograd convolutions are hundreds. Without, our sampler is there in 1.0 instead of
+# 2.0 s (two Zen 5 cores), and a call takes 0.24 instead of 0.21 s: worth it for a few calls.
+_COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+
+
+class Program:
+    """A jitted function of arrays, lowered at most once a machine for arguments of one shape."""
+
+    def __init__(self, name: str, function: Callable[..., Any], facts: Any = ()):
+        """Arguments of `function` and its results are trees of arrays.
+
+        Args:
+          name: of its files.
+          function: pure; it may depend on nothing but its arguments, `facts` and this package.
+          facts: modules, settings and options bound into it; their `repr` tells them apart.
+        """
+        self.name, self._function, self._facts = name, function, repr(facts)
+        self._ready: dict[Any, Future[Callable[..., Any]]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        key = _shapes(args)
+        if key not in self._ready:
+            self._ready[key] = Future()
+            self._ready[key].set_result(self._load(args))
+        return self._ready[key].result()(*args)
+
+    def prepare(self, *args: Any) -> None:
+        """Reads the program for arguments like these in the background, if it was kept.
+
+        Args:
+          args: arrays, or `jax.ShapeDtypeStruct` in their place.
+        """
+        path = self._path(args)
+        if path is not None and path.is_file() and _shapes(args) not in self._ready:
+            self._ready[_shapes(args)] = _workers().submit(self._load, args)
+
+    def exported(self, *args: Any, platforms: tuple[str, ...] | None = None) -> export.Exported:
+        """The lowered form for arguments like these; `platforms` None is the one at hand."""
+        specs = jax.tree.map(_spec, args)
+        # A function of its own: JAX would not trace the same one again for another platform.
+        function = jax.jit(lambda *args: self._function(*args))
+        return export.export(function, platforms=platforms)(*specs)
+
+    def _load(self, args: Any) -> Callable[..., Any]:
+        path = self._path(args)
+        if path is None:
+            return jax.jit(self._function)
+        exported = _read(path)
+        if exported is None:
+            try:
+                exported = self.exported(*args)
+            except (ValueError, NotImplementedError):
+                # It calls what a platform's vendor keeps to itself; or is wrong, as the call tells.
+                return jax.jit(self._function)
+            _write(path, bytes(exported.serialize()))
+        return _compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
+
+    def _path(self, args: Any) -> Path | None:
+        folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
+        if not folder or not can_serialize() or "://" in folder:
+            return None
+        settings = [getattr(jax.config, name) for name in _SETTINGS]
+        identity = (_package(), jax.__version__, jax.default_backend(), settings, self._facts)
+        digest = hashlib.blake2b(repr((*identity, _shapes(args))).encode(), digest_size=16)
+        return Path(folder, "traced", f"{self.name}-{digest.hexdigest()}.stablehlo")
+
+
+def _compile(lowered: Any) -> Callable[..., Any]:
+    options = _COMPILER_OPTIONS.get(jax.default_backend())
+    if options:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            if not any(name in str(error) for name in options):
+                raise  # and else this XLA no longer knows the option
+    return lowered.compile()
+
+
+def _spec(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(x), x.dtype)
+
+
+def _shapes(args: Any) -> Any:
+    leaves, tree = jax.tree.flatten(args)
+    return str(tree), tuple((np.shape(x), str(x.dtype)) for x in leaves)
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    # One: two mostly wait for the allocator's lock, and delay what is needed first.
+    return ThreadPoolExecutor(1, thread_name_prefix="hsd-programs")
+
+
+@cache
+def can_serialize() -> bool:
+    """Whether `jax.export` can write and read files here."""
+    try:
+        import flatbuffers  # noqa: F401  # which jax.export needs, and JAX does not install
+    except ImportError:
+        return False
+    return True
+
+
+@cache
+def _package() -> str:
+    """Of this package's sources and data, weights apart: any edit traces everything anew."""
+    root = Path(__file__).parent
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".json") and "weights/" not in path.as_posix():
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> export.Exported | None:
+    try:
+        return export.deserialize(bytearray(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except Exception:  # damaged, in whatever way: it is written anew
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Complete or not at all, for processes that start together; a full disk is no error here."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(name, path)
+        except OSError:
+            os.unlink(name)
+    except OSError:
+        pass

@@ -1,0 +1,154 @@
+"""The bench: what it counts, what it writes, and how it refuses. Its timings are nobody's test."""
+
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hsd_jax import cli
+from hsd_jax.bench import batch, conv, timing
+from hsd_jax.bench import cli as bench_cli
+from hsd_jax.bench.report import Report, Table
+from hsd_jax.bench.unet import table_rows
+from hsd_jax.bench.weights import random_params, relative_error
+from hsd_jax.models import apply, forms
+from hsd_jax.models.blocks import ResBlock
+from hsd_jax.models.unet import UNet
+
+
+def compiled(function):
+    """`jax.jit`, its compilation cheap: everything here runs once."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def test_contenders_take_turns():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = timing.interleaved(runs, rounds=3, seconds=0)
+    assert order == ["a", "b"] * 4  # one round that does not count
+    assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_a_ratio_is_taken_within_rounds():
+    times = {"slow": [2.0, 20.0, 4.0], "fast": [1.0, 10.0, 1.0]}
+    assert timing.ratio(times, "slow", "fast") == 2.0
+    assert timing.medians(times) == {"slow": 4.0, "fast": 1.0}
+
+
+def test_a_call_is_timed_to_its_end():
+    times = timing.interleaved({"sleep": lambda: time.sleep(0.01)}, rounds=1, seconds=0)
+    assert 0.01 <= times["sleep"][0] < 1
+
+
+def test_rows_hold_speed_ratio_and_error():
+    rows = table_rows({"hsd": [0.5, 0.5], "eager": [1.0, 1.0]}, 2e9, {"hsd": 1e-6})
+    assert rows == [["hsd", 500.0, 4.0, None, 1.0, 1e-6], ["eager", 1000.0, 2.0, None, 2.0, None]]
+
+
+def test_reports_are_markdown_and_json():
+    report = Report("x", [Table("T", ("form", "ms"), [["a", 1.25], ["b", None]])], ["n"], {"m": 1})
+    assert "| form | ms   |\n|------|------|\n| a    | 1.25 |" in report.text()
+    loaded = json.loads(report.json())
+    assert loaded["tables"][0]["rows"] == [{"form": "a", "ms": 1.25}, {"form": "b", "ms": None}]
+    assert loaded["machine"] == {"m": 1}
+
+
+def test_the_machine_names_its_versions_and_no_path():
+    facts = Report("x", []).machine
+    assert facts["jax"] == jax.__version__
+    assert "cpu" in facts["device"]
+    assert not any("/" in str(value) for value in facts.values())
+
+
+def test_cases_have_only_forms_that_exist_and_a_native_one():
+    for case in conv.cases():
+        names = conv.candidates(case)
+        assert "native" in names
+        assert len(names) > 1
+        assert set(names) <= set(forms.FORMS[case.op])
+
+
+@pytest.mark.parametrize("use", ["once", "grad"])
+def test_a_case_runs_all_its_forms(use):
+    runs = conv.runs(conv.Case("conv", use, "float32", 4, 3, 8))
+    assert set(runs) == {"native", "im2col"}
+    if use == "once":
+        assert relative_error(runs["im2col"](), runs["native"]()) < 1e-5
+
+
+def test_the_table_keeps_other_devices(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text('{"gpu X": {"rows": []}}')
+    row = ["conv", "once", "float32", 4, 8, 8, "native"]
+    conv.update_table(path, {"measured": {"jax": "1"}, "rows": [row]})
+    table = json.loads(path.read_text())
+    assert table["gpu X"]["rows"] == []
+    assert table[forms.device_name()] == {"measured": {"jax": "1"}, "rows": [row]}
+
+
+def test_random_parameters_give_outputs_of_about_unit_size():
+    net, x = ResBlock(32), jax.random.normal(jax.random.key(0), (1, 4, 4, 16))
+    y = compiled(lambda p: apply(net, p, x))(random_params(net, x))
+    assert 0.1 < float(jnp.std(y)) < 10
+
+
+def test_collectives_of_a_loop_are_told_from_others():
+    text = """HloModule m
+
+%body (p: f32[2]) -> f32[2] {
+  %x = f32[2]{0} fusion(%p), kind=kLoop, calls=%inner
+}
+
+%inner (p: f32[2]) -> f32[2] {
+  %y = f32[2]{0} all-gather(%p), dimensions={0}
+}
+
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %b = f32[2]{0} all-reduce(%a), to_apply=%sum
+  %c = f32[2]{0} while(%b), condition=%cond, body=%body
+}
+"""
+    assert batch._total(text) == 2
+    assert batch._total(batch._loops(text)) == 1
+
+
+def test_it_refuses_in_one_line(capsys, monkeypatch):
+    assert cli.main(["bench", "swap", "--vs", "torch"]) == 2
+    assert "no peer" in capsys.readouterr().err
+    monkeypatch.setattr(bench_cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["bench", "unet", "--vs", "torch"]) == 2
+    assert "pip install torch" in capsys.readouterr().err
+
+
+def test_peers_in_pytorch_are_the_same_nets():
+    torch = pytest.importorskip("torch")
+    from hsd_jax.bench import torch_peer as peer
+    from hsd_jax.models.autoencoder import Autoencoder
+
+    x = np.random.default_rng(2).standard_normal((1, 8, 8, 6), np.float32)
+    t = np.array([7], np.int32)
+    unet = UNet(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, num_heads=2)
+    params = random_params(unet, x[..., :3], t, x[..., 3:])
+    with torch.no_grad():
+        theirs = peer.array(
+            peer.unet_peer(unet, params, 6)(peer.tensor(x), peer.tensor(t, torch.int32))
+        )
+    ours = compiled(lambda p: apply(unet, p, x[..., :3], t, x[..., 3:]))(params)
+    assert relative_error(ours, theirs) < 1e-5
+
+    net = Autoencoder(n_embed=8, ch=32, ch_mult=(1, 2), num_res_blocks=1)
+    params = random_params(net, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
+    # The 1 x 1 convolutions beside the trunks pass everything on here.
+    for name in ("quant_conv", "post_quant_conv"):
+        params[name] = {"kernel": jnp.eye(3)[None, None], "bias": jnp.zeros(3)}
+    encoder, decoder = peer.coder_peers(net, params)
+    picture, z = x.repeat(2, 1).repeat(2, 2)[..., :3], x[..., :3]
+    with torch.no_grad():
+        encoded, decoded = encoder(peer.tensor(picture)), decoder(peer.tensor(z))
+    ours = compiled(lambda p: apply(net, p, picture, method="encode"))(params)
+    assert relative_error(ours, peer.array(encoded)) < 1e-5
+    run = compiled(lambda p: apply(net, p, z, force_not_quantize=True, method="decode"))
+    assert relative_error(run(params), peer.array(decoded)) < 1e-5
