@@ -9,6 +9,7 @@ they saw of head-cover:
 
     python -m hsd_jax.train --config configs/ablations.py:plain --workdir runs/ldm-plain
     python -m hsd_jax.train --config configs/ablations.py:cover --workdir runs/ldm-cover
+    python -m hsd_jax.train --config configs/ablations.py:cover_no_neck --workdir runs/ldm-no-neck
 """
 
 from ml_collections import ConfigDict
@@ -25,14 +26,15 @@ NEEDS = {
     "plain": "an LDM trained without head-cover: configs/ablations.py:plain",
     "cover": "an LDM trained with head-cover, necks kept: configs/ablations.py:cover",
     # Section 4.3: without a layout generator, the LDM must learn to draw the neck too.
-    "cover_no_neck": "an LDM trained with head-cover and without necks in its condition; nothing "
-    "here trains it, give one of your own",
+    "cover_no_neck": "an LDM trained with head-cover and without necks in its condition: "
+    "configs/ablations.py:cover_no_neck",
 }
-_COVER = {"plain": 0.0, "cover": 1.0}
+# Probability of the head-cover, and whether necks go.
+_SEEN = {"plain": (0.0, False), "cover": (1.0, False), "cover_no_neck": (1.0, True)}
 
 
 def get_config(ldm: str = "") -> ConfigDict:
-    """The rows; or, with "plain" or "cover", the training of that LDM at the embedded size."""
+    """The rows; or, with an LDM's name, its training at the embedded size."""
     if ldm:
         return _training(ldm)
     config = ConfigDict()
@@ -46,8 +48,8 @@ def get_config(ldm: str = "") -> ConfigDict:
 def _training(ldm: str) -> ConfigDict:
     from configs import embedded  # only a training runs from the checkout's root
 
-    if ldm not in _COVER:
-        raise ValueError(f"no training {ldm!r} here: use one of {', '.join(_COVER)}")
+    if ldm not in _SEEN:
+        raise ValueError(f"no training {ldm!r} here: use one of {', '.join(_SEEN)}")
     config = embedded.get_config("diffusion")
-    config.data.cover = _COVER[ldm]
+    config.data.cover, config.data.remove_neck = _SEEN[ldm]
     return config

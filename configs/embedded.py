@@ -54,7 +54,8 @@ def _parser(config: ConfigDict) -> None:
     )
     config.data.update(
         dict(
-            size=192, scale=(0.3, 1.5), backdrop=0.35,
+            size=192, scale=(0.3, 1.5), backdrop=0.35, rotation=20.0, jitter=0.25, mirror=0.5,
+            colour=1.0,
             # Automatic labels call arms clothes: there the two count as one.
             trusted=("ccp_gt",), merged=("clothes", "skin", "accessory"),
         )
@@ -72,16 +73,23 @@ def _autoencoder(config: ConfigDict) -> None:
         )
     )
     config.loss = ConfigDict(dict(detail=0.5, regulariser=1e-7))
-    config.data.update(dict(size=128, scale=(0.6, 1.3), backdrop=0.1))
+    config.data.update(
+        dict(
+            size=128, scale=(0.6, 1.3), backdrop=0.1, rotation=10.0, jitter=0.0, mirror=0.5,
+            colour=0.6,
+        )
+    )
 
 
 def _layout(config: ConfigDict) -> None:
     config.steps, config.batch_size = 1300, 8
     config.optimizer.learning_rate = 1e-3
-    config.model = ConfigDict(dict(preset="small", width=1.0, norm="group"))
+    config.model = ConfigDict(dict(preset="small", width=1.0, norm="group", patch=4))
     config.discriminator = ConfigDict(dict(ndf=32, n_layers=3, norm="group"))
     config.loss = ConfigDict(dict(logits=1.0, adversarial=0.0))
-    config.data.update(dict(size=64, scale=(0.2, 0.32)))
+    config.data.update(
+        dict(size=256, scale=(0.8, 1.28), rotation=10.0, jitter=0.1, mirror=0.5, fit_partner=True)
+    )
     config.data.test_sources = ("ccp_gt",)
 
 
@@ -96,10 +104,14 @@ def _diffusion(config: ConfigDict) -> None:
     )
     config.condition = ConfigDict(dict(out_channels=9, n_stages=2))
     config.schedule = ConfigDict(dict(kind="linear", start=0.0015, end=0.0205))
-    config.loss = ConfigDict(dict(prediction="v", known=True, known_weight=0.1, shift=3.0))
+    config.loss = ConfigDict(
+        dict(prediction="v", known=True, known_weight=0.1, shift=8.0, adversarial=0.0)
+    )
+    config.discriminator = ConfigDict(dict(ndf=64, n_layers=2, norm="group"))
     # Few, for a net that has seen few pictures: more calls add noise that it cannot remove yet.
     config.sampling_steps = 2
     config.data.update(dict(latents="data_built/latents", window=32, cover=0.0))
+    config.data.update(dict(fit_partner=True, remove_neck=False))
 
 
 def get_config(part: str) -> ConfigDict:

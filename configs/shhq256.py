@@ -31,16 +31,24 @@ has been reproduced here.
 Not in the paper, and chosen: learning rates (CompVis' base rate times the batch), EMA (CompVis'
 0.9999 for diffusion, none else), the UNet, tau and the schedule (CompVis semantic_synthesis256),
 size of the layout generator (the full U2-Net) and its discriminator (70 x 70 PatchGAN), bfloat16
-(`--config.model.dtype=float32`), the parser. Other than in the paper: a second cross-entropy of
-the layout generator (`loss.logits`; without it holes can have no gradient).
+(`--config.model.dtype=float32`), the parser, and that nothing is mirrored. Other than in the
+paper: a second cross-entropy of the layout generator (`loss.logits`; without it holes can have no
+gradient).
 
-The paper fine-tunes the autoencoder from CompVis' vq-f4 (OpenImages): convert it and give the
-folder as `--config.init_from`; from random weights expect to need more steps.
+The autoencoder's losses are those of CompVis' vq-f4: L1 + LPIPS + codebook + hinge GAN with the
+adaptive weight. LPIPS' weights are not ours to ship: give the file that holds VGG16's and the
+channels', `--config.loss.perceptual=FILE` (a checkpoint of CompVis' autoencoders does; or
+taming's vgg.pth, with torchvision's vgg16-397923af.pth as `--config.loss.backbone=FILE`). Without,
+the run says so and compares edges in their place. The paper fine-tunes vq-f4 (OpenImages):
+convert it and give the folder as `--config.init_from`; from random weights expect to need more
+steps.
 """
 
 from ml_collections import ConfigDict
 
 PARTS = ("autoencoder", "diffusion", "layout", "parser")
+# The paper tells of no augmentation but head-cover: its pictures are aligned already.
+AS_THEY_ARE = dict(rotation=0.0, jitter=0.0, mirror=0.0)
 
 
 def base(size: int) -> ConfigDict:
@@ -86,8 +94,15 @@ def _autoencoder(config: ConfigDict) -> None:
             num_res_blocks=2, dtype="bfloat16",
         )
     )
-    config.loss = ConfigDict(dict(detail=1.0, regulariser=1.0))
-    config.data.update(dict(scale=(1.0, 1.0), backdrop=0.0))
+    # CompVis' for vq-f4. `perceptual`: a file of LPIPS' weights; without, `detail` stands in.
+    config.loss = ConfigDict(
+        dict(
+            perceptual="", backbone="", perceptual_weight=1.0, detail=1.0, regulariser=1.0,
+            disc_weight=0.75, disc_factor=1.0, disc_start=0,
+        )
+    )
+    config.discriminator = ConfigDict(dict(ndf=64, n_layers=3, norm="batch", dtype="bfloat16"))
+    config.data.update(dict(scale=(1.0, 1.0), backdrop=0.0, colour=0.0, **AS_THEY_ARE))
 
 
 def _diffusion(config: ConfigDict) -> None:
@@ -102,12 +117,15 @@ def _diffusion(config: ConfigDict) -> None:
     )
     config.condition = ConfigDict(dict(out_channels=3, n_stages=2))
     config.schedule = ConfigDict(dict(kind="linear", start=0.0015, end=0.0205))
-    config.loss = ConfigDict(dict(prediction="eps", known=False, known_weight=1.0, shift=1.0))
+    config.loss = ConfigDict(
+        dict(prediction="eps", known=False, known_weight=1.0, shift=1.0, adversarial=0.0)
+    )
+    config.discriminator = ConfigDict(dict(ndf=64, n_layers=2, norm="group"))  # not trained
     config.sampling_steps = 50  # DDIM, appendix B.1
     config.data.update(
         dict(
             latents=f"data_built/latents_{config.data.size}", channels=3,
-            window=config.data.size // 4, cover=1.0,
+            window=config.data.size // 4, cover=1.0, remove_neck=False, fit_partner=False,
         )
     )
 
@@ -119,7 +137,7 @@ def _layout(config: ConfigDict) -> None:
     config.discriminator = ConfigDict(dict(ndf=64, n_layers=3, norm="batch"))
     # lambda_1 = 1 is implied; lambda_2 = 0.2 (section 4.1).
     config.loss = ConfigDict(dict(logits=1.0, adversarial=0.2))
-    config.data.scale = (1.0, 1.0)
+    config.data.update(dict(scale=(1.0, 1.0), fit_partner=False, **AS_THEY_ARE))
 
 
 def _parser(config: ConfigDict) -> None:
@@ -140,9 +158,9 @@ def _parser(config: ConfigDict) -> None:
     config.loss = ConfigDict(dict(class_weights=dict.fromkeys(names, 1.0)))
     config.data.update(
         dict(
-            size=256, scale=(0.3, 1.5), backdrop=0.35,
-            # Every layout counts as drawn, so nothing is merged; one class alone is no group.
-            trusted=("shhq",), merged=("background",),
+            size=256, scale=(0.3, 1.5), backdrop=0.35, rotation=20.0, jitter=0.25, mirror=0.5,
+            colour=1.0,
+            trusted=("shhq",), merged=(),  # every layout counts as drawn
         )
     )
 

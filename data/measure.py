@@ -1,10 +1,10 @@
 """How fast a training's examples come, without the training.
 
-    python -m data.measure configs/FILE.py:ARG [--data DIR] [--latents DIR] [--batch N]
+    python -m data.measure configs/FILE.py:ARG [--data DIR] [--latents DIR] [--batch N] [--step MS]
 
-Reads, augments and batches as `hsd_jax.train` does, for one process, and prints the time a batch
-takes: a training step that is longer never waits for its data. On a machine that is busy with other
-things, the processor time an example says what it would be on an idle one.
+Reads, augments and batches as `hsd_jax.train` does, for one process, and prints batches a second,
+and whether a training step of MS milliseconds would wait for its data. On a machine that is busy
+with other things, the processor time an example says what it would be on an idle one.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from hsd_jax.status import status_of
 from hsd_jax.training.input import PREFETCH_BATCHES, READ_THREADS, load_source, make_dataset
 from hsd_jax.training.tasks import make_task
 
@@ -33,10 +34,15 @@ class Rate(NamedTuple):
         """Milliseconds a batch."""
         return 1000 * self.seconds * self.batch_size / self.examples
 
-    def __str__(self) -> str:
+    def told(self, step_ms: float) -> str:
+        """The figures for a person to read, beside a training step of so many milliseconds."""
+        late = self.batch_ms - step_ms
+        wait = "never waits for them" if late <= 0 else f"waits {late:.1f} ms for each"
         return (
-            f"{self.examples / self.seconds:.0f} examples/s with {READ_THREADS} threads on "
-            f"{os.cpu_count()} cores; a batch of {self.batch_size} takes {self.batch_ms:.1f} ms; "
+            f"{1000 / self.batch_ms:.1f} batches/s of {self.batch_size} "
+            f"({self.examples / self.seconds:.0f} examples/s) with {READ_THREADS} threads on "
+            f"{os.cpu_count()} cores; a batch of {self.batch_size} takes {self.batch_ms:.1f} ms: "
+            f"a step of {step_ms:g} ms {wait}; "
             f"{1000 * self.processor_seconds / self.examples:.2f} ms of processor time an example"
         )
 
@@ -95,20 +101,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--latents", metavar="DIR", help="instead of the config's data.latents")
     parser.add_argument("--batch", type=int, help="examples a batch of this process")
     parser.add_argument("--batches", type=int, default=100, help="how many to time")
+    parser.add_argument("--step", type=float, default=50.0, metavar="MS", help="a step's time")
     args = parser.parse_args(argv)
-    try:
-        config = load_config(args.config)
-        if args.data:
-            config.data.dir = args.data
-        if args.latents:
-            config.data.latents = args.latents
-        if args.batch:
-            config.batch_size = args.batch
-        print(measure(config.to_dict(), args.batches))
-    except (ValueError, OSError) as error:
-        print(f"data.measure: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of("data.measure", lambda: _run(args), extras="train")
+
+
+def _run(args: argparse.Namespace) -> None:
+    config = load_config(args.config)
+    if args.data:
+        config.data.dir = args.data
+    if args.latents:
+        config.data.latents = args.latents
+    if args.batch:
+        config.batch_size = args.batch
+    print(measure(config.to_dict(), args.batches).told(args.step))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,20 @@ import jax
 import numpy as np
 import pytest
 
-from configs import embedded, shhq256, shhq512
+from configs import ablations, embedded, shhq256, shhq512
+from hsd_jax import mixing
 from hsd_jax.labels import LABEL_SETS
 from hsd_jax.training.loop import DEFAULTS
 from hsd_jax.training.optimizer import make_optimizer
-from hsd_jax.training.tasks import TASKS, make_task
+from hsd_jax.training.tasks import TASKS, layout, make_task
 
+CIHP = LABEL_SETS["cihp20"]
 CONFIGS = {"shhq256": shhq256, "shhq512": shhq512}
 EVERY = [(name, part) for name in CONFIGS for part in TASKS]
 # vq-f4 and semantic_synthesis256 as CompVis publishes them (the latter with 6 input channels, and
 # a 1 x 1 convolution of 20 classes to 3); U2-Net with 20 classes and the focus map; our parser.
 SIZES = {
-    "autoencoder": {"autoencoder": 55_322_782},
+    "autoencoder": {"autoencoder": 55_322_782, "discriminator": 2_767_425},
     "diffusion": {"unet": 215_229_315, "condition": 60},
     "layout": {"layout_generator": 44_327_721, "discriminator": 2_784_833},
     "parser": {"parser": 5_130_000},
@@ -54,20 +56,25 @@ def test_both_resolutions_have_the_same_nets(part: str):
         assert small.get(key) == large.get(key)
 
 
+def example_of(size: int) -> dict:
+    """A face over a neck over clothes, and a partner who stands aside."""
+    layout = np.zeros((size, size), np.uint8)
+    layout[size // 6 : size // 2, size // 3 : -size // 3] = CIHP.face
+    layout[size // 2 : size * 5 // 8, size // 3 : -size // 3] = CIHP.index("skin")
+    layout[size * 5 // 8 :, size // 4 : -size // 4] = CIHP.index("upper_clothes")
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    partner = np.roll(layout, (size // 6, size // 8), (0, 1))
+    latents = np.zeros((size // 4, size // 4, 3), np.float16)
+    return dict(image=image, layout=layout, partner=partner, latents=latents, source="shhq")
+
+
 @pytest.mark.parametrize(("name", "part"), EVERY)
 def test_transforms_make_one_shape(name: str, part: str, tmp_path: Path):
     """Training and test examples of the data set's size, as the step is given them."""
     config = plain(name, part, tmp_path)
     task, rng = make_task(config), np.random.default_rng(0)
     size = int(name.removeprefix("shhq"))
-    layout = np.zeros((size, size), np.uint8)
-    layout[size // 6 : size // 2, size // 3 : -size // 3] = LABEL_SETS["cihp20"].face
-    layout[size // 2 :, size // 4 : -size // 4] = 5
-    example = {"image": np.repeat(layout[..., None], 3, -1), "layout": layout, "source": "shhq"}
-    if part == "diffusion":
-        example["latents"] = np.zeros((size // 4, size // 4, 3), np.float16)
-    if task.partner:
-        example["partner"] = np.roll(layout, size // 8, 1)
+    example = example_of(size)
     view = size if part in ("autoencoder", "diffusion") else 256
     made = task.transform(dict(example), rng)
     for key, factor in (("image", 1), ("layout", 1), ("latents", 4)):
@@ -76,6 +83,37 @@ def test_transforms_make_one_shape(name: str, part: str, tmp_path: Path):
     assert set(task.eval_transform(dict(example), rng)) == set(made)
     if part == "diffusion":
         assert made["corner"].tolist() == [0, 0]  # the whole latents
+
+
+def test_the_papers_examples_are_the_data_but_for_the_head_cover(tmp_path: Path):
+    """HS-Diffusion, section 3.2: no other augmentation; necks go in the layout generator alone."""
+    example, rng = example_of(256), np.random.default_rng(0)
+    made = {
+        part: make_task(plain("shhq256", part, tmp_path)).transform(dict(example), rng)
+        for part in ("autoencoder", "layout", "diffusion")
+    }
+    np.testing.assert_array_equal(made["autoencoder"]["image"], example["image"])
+    for name in ("layout", "partner"):
+        np.testing.assert_array_equal(made["layout"][name], example[name])
+    covered = np.asarray(mixing.head_cover(example["layout"], example["partner"], CIHP))
+    assert (covered != example["layout"]).any()
+    np.testing.assert_array_equal(made["diffusion"]["layout"], covered)
+    without = np.asarray(mixing.remove_neck(covered, CIHP))
+    assert (without != covered).any()
+    batch = {name: made["layout"][name][None] for name in ("layout", "partner")}
+    np.testing.assert_array_equal(layout.holes(batch, CIHP)[0], without)
+    config = plain("shhq256", "diffusion", tmp_path)
+    config["data"]["remove_neck"] = True
+    made = make_task(config).transform(dict(example), rng)
+    np.testing.assert_array_equal(made["layout"], without)
+
+
+def test_ablations_differ_in_what_their_ldm_sees():
+    facts = {
+        name: ablations.get_config(name).data.to_dict() for name in ablations.NEEDS
+    }
+    seen = {name: (data["cover"], data["remove_neck"]) for name, data in facts.items()}
+    assert seen == {"plain": (0, False), "cover": (1, False), "cover_no_neck": (1, True)}
 
 
 @pytest.mark.parametrize(("name", "part"), EVERY)

@@ -370,7 +370,11 @@ def test_batch_k_is_the_same_for_any_number_of_processes(built: str, count: int)
 def test_measures_the_input(built: str, capsys: pytest.CaptureFixture[str]):
     options = ["--data", built, "--batch", "2", "--batches", "2"]
     assert measure.main(["configs/shhq256.py:layout", *options]) == 0
-    assert "a batch of 2 takes" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "batches/s of 2" in told and "a batch of 2 takes" in told
+    rate = measure.Rate(examples=80, seconds=1.0, processor_seconds=0.8, batch_size=4)
+    assert "20.0 batches/s of 4" in rate.told(50) and "a step of 50 ms never waits" in rate.told(50)
+    assert "a step of 40 ms waits 10.0 ms for each" in rate.told(40)
     assert measure.main(["configs/absent.py:layout"]) == 2
     assert "write FILE.py:ARG" in capsys.readouterr().err
 

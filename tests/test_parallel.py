@@ -11,12 +11,15 @@ import pytest
 import toy
 from jax.sharding import PartitionSpec as P
 
+from configs import shhq256
 from configs.embedded import PARTS, get_config
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.models import apply, norm
+from hsd_jax.models import layout_generator as lg
 from hsd_jax.training import parallel
 from hsd_jax.training.loop import DEFAULTS, Training
 from hsd_jax.training.parallel import fsdp_spec, make_parallel
+from hsd_jax.training.plan import count_collectives
 from hsd_jax.training.tasks import make_task
 
 BATCH = 16
@@ -31,12 +34,17 @@ LAYOUTS = {  # data, fsdp, mode
 @pytest.fixture(autouse=True)
 def quick_compiles(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parallel, "MIN_SHARD_SIZE", 64)  # so that tiny nets are sharded at all
+    # U^2-Net has a hundred convolutions, which compile for minutes; this has a tenth of them.
+    rows = (lg.Stage("3", 2, 8), lg.Stage("4F", 2, 8)), (lg.Stage("2", 2, 8),)
+    monkeypatch.setitem(lg.PRESETS, "tiny", lg.Stages(*rows))
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 def tiny_config(part: str, folder: Path, **changes: Any) -> dict:
+    if part == "vqgan":
+        return vqgan_config(**changes)
     config = DEFAULTS | get_config(part).to_dict()
     config["model"] = {
         "parser": dict(widths=(8, 16), depths=(1, 1)),
@@ -44,7 +52,7 @@ def tiny_config(part: str, folder: Path, **changes: Any) -> dict:
             kind="kl", embed_dim=4, z_channels=4, ch=16, ch_mult=(1,), num_res_blocks=1, patch=4,
             mid_attention=False,
         ),
-        "layout": dict(preset="small", width=0.125, norm="batch"),
+        "layout": dict(preset="tiny", norm="batch"),
         "diffusion": dict(model_channels=16, channel_mult=(1,), num_res_blocks=1, num_heads=2,
                           mid_attention=False),
     }[part]  # fmt: skip
@@ -54,6 +62,17 @@ def tiny_config(part: str, folder: Path, **changes: Any) -> dict:
     config["data"]["window"] = 8
     config["data"]["latents"] = str(folder)
     (folder / "stats.json").write_text(json.dumps({"mean": [0.0] * 4, "std": [1.0] * 4}))
+    return config | dict(batch_size=BATCH, eval_batch_size=BATCH) | changes
+
+
+def vqgan_config(**changes: Any) -> dict:
+    """The paper's first stage and its discriminator, tiny."""
+    config = DEFAULTS | shhq256.get_config("autoencoder").to_dict()
+    config["model"] = dict(
+        kind="vq", n_embed=16, ch=8, ch_mult=(1,), num_res_blocks=1, patch=4, mid_attention=False,
+        num_groups=2,
+    )
+    config["discriminator"] = dict(ndf=8, n_layers=2, norm="batch")
     return config | dict(batch_size=BATCH, eval_batch_size=BATCH) | changes
 
 
@@ -121,16 +140,32 @@ def test_parts_of_a_batch_make_the_batch(alone: np.ndarray, layout: tuple):
     )
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_reduced_once_however_many_the_parts(accumulate: int):
+    """What the compiler made of it: nothing moves in the loop over the parts."""
+    config = toy_config(accumulate=accumulate, mesh=dict(data=8, fsdp=1))
+    training = Training(config, toy.make_task(config), make_parallel(config))
+    batch = training.parallel.put(random_batch("toy", 0))
+    state = training.parallel.abstract(training.create)
+    text = training.compile(state).lower(state, batch).compile().as_text()
+    outside = text[text.index("\nENTRY ") :]
+    assert accumulate == 1 or "while(" in outside
+    kernel = 8 * 16 * 4
+    moved = count_collectives(text)
+    assert list(moved) == ["all-reduce"] and kernel <= moved["all-reduce"][1] < kernel + 64
+    assert count_collectives(outside) == moved
+
+
 # Each of the real nets compiles for longer than everything else here together.
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, "vqgan"])
 def test_five_steps_of_each_task_agree(part: str, tmp_path: Path):
     config = tiny_config(part, tmp_path)
     wanted, _ = five_steps(config)
     for name, layout in LAYOUTS.items():
         losses, _ = five_steps(config, *layout)
         np.testing.assert_allclose(losses, wanted, rtol=1e-5, err_msg=name)
-    if part != "layout":  # its batch norms see a part's statistics
+    if part not in ("layout", "vqgan"):  # their batch norms see a part's statistics
         losses, _ = five_steps(config | dict(accumulate=4))
         np.testing.assert_allclose(losses, wanted, rtol=1e-5, err_msg="accumulate")
 

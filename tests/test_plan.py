@@ -93,6 +93,8 @@ def test_a_tpu_is_planned_or_asked_for():
     except ValueError as error:
         assert "pip install 'hsd-jax[tpu]'" in str(error)
         return
+    effort = jax.config.jax_optimization_level
     made = plan.make_plan(tiny(), "v5e:4x4")
+    assert jax.config.jax_optimization_level == effort  # little for the plan alone
     assert made.device_kind == "TPU v5 lite" and set(made.collectives) == {"all-reduce"}
     assert jax.devices()[0].platform == "cpu"

@@ -13,6 +13,7 @@ from data import build
 from hsd_jax import weights
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.training import augment, latents, loop
+from hsd_jax.training.tasks import parser
 
 SIZE = 64
 
@@ -176,6 +177,22 @@ def test_window_keeps_picture_and_layout_together():
         assert view.shape == (48, 48, 3) and labels.shape == (48, 48)
         agree = (view[..., 0] > 80) == (labels == 4)
         assert agree.mean() > 0.93  # edges are blurred in one and sharp in the other
+
+
+def test_merged_classes_count_as_one_where_labels_are_automatic():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 3, 3, 4)).astype(np.float32)
+    layout = rng.integers(0, 4, (2, 3, 3))
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    of_label = np.take_along_axis(log_p, layout[..., None], -1)[..., 0]
+    drawn = np.array([True, False])
+    plain = parser._log_likelihood(logits, layout, drawn, ())
+    np.testing.assert_allclose(plain, of_label, rtol=1e-6)
+    merged = np.asarray(parser._log_likelihood(logits, layout, drawn, (1, 3)))
+    np.testing.assert_allclose(merged[0], of_label[0], rtol=1e-6)  # a person told them apart
+    group = np.log(np.exp(log_p[..., [1, 3]]).sum(-1))
+    wanted = np.where(np.isin(layout, [1, 3]), group, of_label)
+    np.testing.assert_allclose(merged[1], wanted[1], rtol=1e-5)
 
 
 def test_fitted_partner_has_this_faces_size_and_place():

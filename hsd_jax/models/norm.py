@@ -22,12 +22,13 @@ EPSILON = 1e-5
 # Enough groups for statistics to be local to few channels, and a divisor of every preset's widths.
 _MAX_GROUPS = 8
 
-_axis_name: ContextVar[str | None] = ContextVar("axis_name", default=None)
+AxisName = str | tuple[str, ...]
+_axis_name: ContextVar[AxisName | None] = ContextVar("axis_name", default=None)
 
 
 @contextmanager
-def statistics_over(axis_name: str | None) -> Iterator[None]:
-    """Batch norms traced inside take their statistics over the mapped axis `axis_name` as well.
+def statistics_over(axis_name: AxisName | None) -> Iterator[None]:
+    """Batch norms traced inside take statistics over the mapped axis, or axes, `axis_name` as well.
 
     For `jax.pmap` and its like, where an array holds one device's part of the batch; None is for
     whole batches, sharded ones included.
@@ -37,6 +38,12 @@ def statistics_over(axis_name: str | None) -> Iterator[None]:
         yield
     finally:
         _axis_name.reset(token)
+
+
+def mean_over_devices(mean: jax.Array) -> jax.Array:
+    """The whole batch's mean from that of a device's part; the same where nothing is mapped."""
+    axis_name = _axis_name.get()
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
 class BatchNorm(nn.Module):
@@ -76,10 +83,6 @@ class BatchNorm(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         axes, count, axis_name = tuple(range(x.ndim - 1)), x.size // x.shape[-1], _axis_name.get()
 
-        def batch_mean(values: jax.Array) -> jax.Array:
-            mean = values.mean(axes)
-            return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-
         if axis_name is not None:
             count *= jax.lax.axis_size(axis_name)
         if count < 2:
@@ -87,8 +90,8 @@ class BatchNorm(nn.Module):
                 f"batch statistics need more than one value a channel, got shape {x.shape}: "
                 "train with a larger batch or image, or with norm='group'"
             )
-        mean = batch_mean(x)
-        var = batch_mean(jnp.square(x - _channels(mean, x)))
+        mean = mean_over_devices(x.mean(axes))
+        var = mean_over_devices(jnp.square(x - _channels(mean, x)).mean(axes))
         if not self.is_initializing():
             self._sow_running("mean", running_mean, mean)
             self._sow_running("var", running_var, var * (count / (count - 1)))

@@ -23,6 +23,7 @@ def random_window(
     rotation: float = 0.0,
     jitter: float = 0.0,
     nearest: bool = False,
+    mirror: float = 0.5,
 ) -> tuple[Picture, Layout]:
     """A `size` x `size` view of the example, turned, enlarged, shifted and perhaps mirrored.
 
@@ -36,6 +37,7 @@ def random_window(
       jitter: largest shift as a share of the view; where the picture covers the view with room to
         spare, the view lies anywhere inside it, and the shift comes on top.
       nearest: `image` holds class indices too.
+      mirror: probability of the mirror image.
 
     Returns:
       The view of the picture and of the layout.
@@ -51,7 +53,7 @@ def random_window(
     center = (width, height)  # of the grown picture, whose borders are half a side on every edge
     matrix = cv2.getRotationMatrix2D(center, angle, zoom)
     matrix[:, 2] += size / 2 + offset - np.array(center)
-    if rng.random() < 0.5:
+    if rng.random() < mirror:
         matrix[0] *= -1
         matrix[0, 2] += size - 1
     view = (size, size)

@@ -20,6 +20,7 @@ import numpy as np
 
 from hsd_jax import weights
 from hsd_jax.models import apply
+from hsd_jax.status import status_of
 from hsd_jax.training import augment
 from hsd_jax.training.input import load_source
 
@@ -103,8 +104,8 @@ def _view(example: dict[str, Any], index: int, augmented: bool) -> tuple[np.ndar
     return augment.jitter_colour(image, rng, strength=0.6), layout
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 2 after one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m hsd_jax.training.latents")
     add = parser.add_argument
     add("--weights", default=weights.DEFAULT, help="folder with the autoencoder")
@@ -114,16 +115,16 @@ def main(argv: list[str] | None = None) -> None:
     add("--views", type=int, default=2, help="random views of a training picture; 0: as it is")
     add("--unscaled", action="store_true", help="leave the latents' scale as it is")
     options = parser.parse_args(argv)
-    try:
-        if options.views < 0:
-            raise ValueError(f"--views is {options.views}: give 0 or more")
-        part = weights.load_part(weights.find(options.weights), "autoencoder")
-        sources = {
-            split: load_source(options.data, split, name=options.name)
-            for split in ("train", "test")
-        }
-    except ValueError as error:
-        sys.exit(f"hsd_jax.training.latents: {error}")
+    return status_of("hsd_jax.training.latents", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.views < 0:
+        raise ValueError(f"--views is {options.views}: give 0 or more")
+    part = weights.load_part(weights.find(options.weights), "autoencoder")
+    sources = {
+        split: load_source(options.data, split, name=options.name) for split in ("train", "test")
+    }
 
     @jax.jit
     def encode(images: jax.Array) -> jax.Array:
@@ -151,4 +152,4 @@ def statistics(latents: np.ndarray) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -106,15 +106,14 @@ class Training:
         params = self.task.init(named_key(self.config["seed"], "init"))
         return create_state(params, self.optimizer)
 
-    def make_step(self, axis_name: str | None = None, parts: int = 1) -> Step:
-        """The pure step."""
-        return make_step(self.task.loss, self.optimizer, self.config["ema"], axis_name, parts)
+    def make_step(self, *how: Any) -> Step:
+        """The pure step; `how` goes on to `state.make_step`."""
+        return make_step(self.task.loss, self.optimizer, self.config["ema"], *how)
 
     def compile(self, state: Any) -> Run:
         """The step on this run's devices; compiles when first called."""
-        parts = self.config["accumulate"]
         return self.parallel.step(
-            lambda axis_name: self.make_step(axis_name, parts), self.config["seed"], state
+            self.make_step, self.config["seed"], state, self.config["accumulate"]
         )
 
 
@@ -148,7 +147,7 @@ class _Run(Training):
         config, data, state = self.config, self.config["data"], self.start()
         first, load = int(state.step), self.source
         log = Log(self.workdir, first, config["steps"], jax.process_index() == 0)
-        _announce(log, self.parallel, state)
+        _announce(log, self.parallel, state, self.task.note)
         batches: Any = make_dataset(
             load("train"),
             seed=config["seed"],
@@ -274,7 +273,7 @@ def _figure(figures: Mapping[str, float], name: str) -> float | None:
     return figures[name]
 
 
-def _announce(log: Log, parallel: Parallel, state: TrainState) -> None:
+def _announce(log: Log, parallel: Parallel, state: TrainState, note: str) -> None:
     table = overview(state.params)
     log.write_text("parameters", table)
     sizes = ", ".join(f"{name} {n}" for name, n in parallel.mesh.shape.items())
@@ -283,3 +282,5 @@ def _announce(log: Log, parallel: Parallel, state: TrainState) -> None:
         f"{table.splitlines()[-1]} (parameters.txt); {parallel.size} x {kind}, "
         f"{parallel.mode}, {sizes}; from step {int(state.step)}"
     )
+    if note:
+        log.write_line(note)

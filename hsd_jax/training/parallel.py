@@ -1,6 +1,6 @@
 """One pure step on many devices: sharded by `jax.jit` over a mesh, or mapped by `jax.pmap`.
 
-Both run `make_step`'s function, and `pmap` gives it an axis name. "sharded" (the default) splits
+Both run `make_step`'s function; `pmap` gives it an axis name. "sharded" (the default) splits
 the batch over the whole mesh ("data", "fsdp") and, with fsdp > 1, also parameters, optimizer state
 and EMA over "fsdp", by their shapes alone (as google-research/big_vision, `sharding.py`, does).
 `pmap` keeps a copy of everything on every device.
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hsd_jax.training.rng import named_key
-from hsd_jax.training.state import Batch, Metrics, Step, TrainState
+from hsd_jax.training.state import Batch, Metrics, Step, Sums, TrainState
 
 AXES = ("data", "fsdp")
 MODES = ("sharded", "pmap")
@@ -89,22 +89,35 @@ class Parallel:
             for name, value in numbered(batch, index).items()
         }
 
-    def step(self, make: Callable[[str | None], Step], seed: int, state: Any) -> Run:
+    def step(self, make: Callable[..., Step], seed: int, state: Any, accumulate: int = 1) -> Run:
         """`(state, batch) -> (state, metrics)`, compiled when first called; `state` is used up.
 
         Args:
-          make: axis name or None -> the pure step.
+          make: `make_step` but for its first three arguments.
           seed: of the run; the step's key follows from it and from `state.step`.
           state: the state or its shapes.
+          accumulate: see `make_step`. The compiler would reduce the gradients of every part; so
+            each device sums its own, and they are reduced once.
         """
         if self.mode == "pmap":
-            return self._mapped(_keyed(make(AXES[0]), seed))
+            return self._mapped(_keyed(make(AXES[0], accumulate), seed))
+        apart = (AXES, accumulate, self._on_each_device) if accumulate > 1 else ()
         shardings = self.state_shardings(state)
         return jax.jit(
-            _keyed(make(None), seed),
+            _keyed(make(*apart), seed),
             in_shardings=(shardings, self.by_example),
             out_shardings=(shardings, self.replicated),
             donate_argnums=0,
+        )
+
+    def _on_each_device(self, sums: Sums) -> Sums:
+        copied, split = PartitionSpec(), self.by_example.spec
+        return jax.shard_map(
+            sums,
+            mesh=self.mesh,
+            in_specs=(copied, split, copied, copied),
+            out_specs=copied,
+            check_vma=False,  # it would reduce the gradients of every part
         )
 
     def evaluator(

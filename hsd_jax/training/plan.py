@@ -7,10 +7,12 @@ The topology is "cpu:N" or a TPU's as libtpu names it: a generation and a shape 
 """
 
 import json
+import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,12 @@ COLLECTIVES = (
 )  # fmt: skip
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2,
           "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}  # fmt: skip
+# libtpu asks a machine with TPUs about itself and locks them. Here there are none: with answers it
+# asks nobody, and two plans may be made at once. They do not bind it to this kind of TPU.
+_LIBTPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+}  # fmt: skip
 _NAMES = "|".join(COLLECTIVES)
 # A definition such as `%x = (f32[2]{0}, f32[]) all-reduce-start(...)`; `-done` repeats its start.
 _CALL = re.compile(rf"= (\(.*?\)|\S+) ({_NAMES})(?:-start)?\(")
@@ -82,7 +90,7 @@ def make_plan(config: Mapping[str, Any], topology: str) -> Plan:
     parallel = make_parallel(config, devices)
     if parallel.mode != "sharded":
         raise ValueError("only the sharded step can be planned: use --config.parallel=sharded")
-    with tempfile.TemporaryDirectory() as folder, compiled_for(platform):
+    with tempfile.TemporaryDirectory() as folder, compiled_for(platform), _little_effort():
         config = _with_latents(config, Path(folder))
         task = make_task(config)
         training = Training(config, task, parallel)
@@ -110,6 +118,24 @@ def make_plan(config: Mapping[str, Any], topology: str) -> Plan:
         flops=flops,
         collectives=count_collectives(compiled.as_text()),
     )
+
+
+@contextmanager
+def _little_effort() -> Iterator[None]:
+    """Programs compiled inside are not searched for the fastest or smallest form.
+
+    That search takes most of the time for a TPU (level O1 does not spare it); without it, temporary
+    memory is an upper bound.
+    """
+    names = ("jax_optimization_level", "jax_memory_fitting_level")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name in names:
+            jax.config.update(name, "O0")
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def describe(plan: Plan, mfu: float) -> str:
@@ -158,6 +184,8 @@ def topology_devices(topology: str) -> tuple[Sequence[Any], str]:
         raise ValueError(f"no topology {topology!r}: use cpu:8 or a TPU's such as v5e:4x4")
     from jax.experimental import topologies
 
+    for name, value in _LIBTPU.items():
+        os.environ.setdefault(name, value)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except RuntimeError as error:

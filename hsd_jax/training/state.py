@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from hsd_jax.models.norm import statistics_over
+from hsd_jax.models.norm import AxisName, statistics_over
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -55,6 +55,7 @@ class Loss(Protocol):
 
 
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+Sums = Callable[[Params, Batch, jax.Array, jax.Array], "_Sums"]
 
 
 def create_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -84,8 +85,9 @@ def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     decay: float,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     accumulate: int = 1,
+    on_each_device: Callable[[Sums], Sums] = lambda sums: sums,
 ) -> Step:
     """One training step as a pure function.
 
@@ -93,17 +95,20 @@ def make_step(
       loss: the task's loss.
       optimizer: applied to the whole parameter tree.
       decay: of the exponential moving average, reached by a warm-up.
-      axis_name: the batch is mapped over this axis; the step's only link to parallelism.
+      axis_name: the batch is mapped over this axis, or these.
       accumulate: how many parts of the batch are worked through one after the other, which divides
-        the memory of the activations. The result is that of one part, except that batch norms see
-        a part's statistics.
+        the memory of the activations. The result is that of one part, except that batch norms, and
+        the adaptive weight of a discriminator, see one part at a time.
+      on_each_device: makes of `(params, batch, key, step) -> sums`, which is mapped over
+        `axis_name`, one that takes and gives whole arrays: the update is not mapped then. These two
+        are the step's only link to parallelism.
 
     Returns:
       `step(state, batch, key) -> (state, metrics)`; metrics are float32 scalars: the loss's own,
       `grad_norm` before clipping and `param_norm` after the update.
     """
 
-    def sums(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> _Sums:
+    def part(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> _Sums:
         def weighted(params: Params) -> tuple[jax.Array, tuple[Aux, jax.Array]]:
             with statistics_over(axis_name):
                 value, aux = loss(params, batch, key, step)
@@ -119,15 +124,17 @@ def make_step(
         )
         return _Sums((grads, top, aux.overwrite), (weight, bottom, jnp.ones(())))
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def whole(params: Params, batch: Batch, key: jax.Array, step: jax.Array) -> _Sums:
         if accumulate == 1:
-            total = sums(state.params, batch, key, state.step)
+            total = part(params, batch, key, step)
         else:
-            total = _sum_over_parts(
-                lambda part: sums(state.params, part, key, state.step), batch, accumulate
-            )
-        if axis_name is not None:
-            total = jax.lax.psum(total, axis_name)
+            total = _sum_over_parts(lambda b: part(params, b, key, step), batch, accumulate)
+        return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    sums = on_each_device(whole)
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        total = sums(state.params, batch, key, state.step)
         grads, metrics, overwrite = (
             _divided(top, bottom) for top, bottom in zip(*total, strict=True)
         )

@@ -47,6 +47,8 @@ class Task:
     """Examples carry `partner`, the layout of another random person."""
     source: Callable[[str, str], Any] | None = None
     """(data folder, split) -> records, where they are not the pictures and layouts themselves."""
+    note: str = ""
+    """What a person should be told at the start of a run."""
 
 
 def make_task(config: Mapping[str, Any]) -> Task:

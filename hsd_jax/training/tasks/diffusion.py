@@ -8,7 +8,7 @@ learnt windows at one scale runs on whole pictures of that scale, at a quarter o
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -17,18 +17,29 @@ import numpy as np
 
 from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse
-from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target
+from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target, to_x0_eps
 from hsd_jax.diffusion.solvers import fold_keys, normal
 from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
 from hsd_jax.mixing import Regions
 from hsd_jax.models import apply
 from hsd_jax.models.condition import SpatialRescaler
+from hsd_jax.models.discriminator import PatchDiscriminator
 from hsd_jax.models.unet import UNet
 from hsd_jax.training import augment
+from hsd_jax.training.adversary import adversarial_terms
 from hsd_jax.training.latents import LatentSource
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
+
+
+class Seen(NamedTuple):
+    """Windows `[B, h, w, ...]`: the truth, its noised form, the condition and the known mask."""
+
+    z0: jax.Array
+    z_t: jax.Array
+    s: jax.Array
+    known: jax.Array
 
 
 def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -57,13 +68,16 @@ def hole_of(layout: np.ndarray, partner: np.ndarray, labels: LabelSet, rng: np.r
 def _transform(
     example: Example, rng: np.random.Generator, data: Mapping[str, Any], labels: LabelSet
 ) -> Example:
-    layout = example["layout"]
-    partner = augment.fit_partner(example["partner"], layout, labels.face, rng)
+    layout, partner = example["layout"], example["partner"]
+    if data["fit_partner"]:
+        partner = augment.fit_partner(partner, layout, labels.face, rng)
     hole = hole_of(layout, partner, labels, rng)
     covered = layout.copy()
     if rng.random() < data["cover"]:
         seen = np.isin(partner, labels.head) & ~np.isin(layout, labels.head)
         covered[seen] = labels.background
+    if data["remove_neck"]:
+        covered[np.isin(covered, labels.neck)] = labels.background
     factor = layout.shape[0] // example["latents"].shape[0]
     # A latent is known only where every pixel of its cell is.
     hole = hole.reshape(hole.shape[0] // factor, factor, -1, factor).max((1, 3))
@@ -93,17 +107,23 @@ def make(config: Mapping[str, Any]) -> Task:
     `loss`: `prediction`, `known_weight` (of the error where the latents are known, against 1 in
     the hole), `known` (see `hsd_jax.diffusion.conditioning`), and `shift` of the uniform t towards
     noise (Esser et al. 2024, equation 23; 1 is the paper's). `sampling_steps`: how many calls
-    of the UNet suit the trained net, released with it. `data.cover` is the probability
+    of the UNet suit the trained net, released with it. `adversarial` is the share of the
+    gradient that a discriminator on one call's prediction has (`hsd_jax.training.adversary`; 0, the
+    paper's, trains none). `data.cover` is the probability
     of the head-cover on the condition: 1 in the paper, whose test condition is inpainted all the
-    same; ours sees both kinds.
+    same; ours sees both kinds. `data.remove_neck` takes necks from the condition too (the paper's
+    ablation without a layout generator); `data.fit_partner` brings partners to this face's size and
+    place first.
     """
     labels = LABEL_SETS[config["labels"]]
     data, weights = config["data"], config["loss"]
     stats = json.loads((Path(data["latents"]) / "stats.json").read_text())
-    mean, std = (jnp.array(stats[name], jnp.float32)[None, None, None] for name in ("mean", "std"))
+    # numpy: the step, compiled under the transfer guard, may not ask a device for a constant.
+    mean, std = (np.array(stats[name], np.float32)[None, None, None] for name in ("mean", "std"))
     channels = len(stats["mean"])
     unet = UNet(out_channels=channels, **config["model"])
     stem = SpatialRescaler(**config["condition"])
+    critic = PatchDiscriminator(**config["discriminator"]) if weights["adversarial"] else None
     schedule = Schedule(**config["schedule"])
     kind, use_known, shift = weights["prediction"], weights["known"], weights["shift"]
 
@@ -130,10 +150,13 @@ def make(config: Mapping[str, Any]) -> Task:
         known_parts = (z, known) if use_known else (None, None)
         s = condition_of(stem, params["condition"], onehot, labels, *known_parts)
         params["unet"] = unet.init(key, z, jnp.zeros((1,), jnp.int32), s)["params"]
+        if critic is not None:
+            seen = jnp.zeros((1, data["window"], data["window"], channels + s.shape[-1]))
+            params["discriminator"] = critic.init(jax.random.fold_in(key, 1), seen)["params"]
         return params
 
-    def error(params: Params, batch: Batch, key: jax.Array, t: jax.Array, train: bool):
-        """Squared error of the prediction, and the known mask, of the batch's windows."""
+    def predict(params: Params, batch: Batch, key: jax.Array, t: jax.Array, train: bool):
+        """The net's output on the batch's windows, what it should be, and what it was made from."""
         z0, s, known = examples(params, batch)
         keys = per_example(key, batch)
         eps = normal(fold_keys(keys, 0), z0.shape[1:])
@@ -142,7 +165,7 @@ def make(config: Mapping[str, Any]) -> Task:
         rngs = {"dropout": fold_keys(keys, 1)[0]}
         output = apply(unet, params["unet"], z_t, t, s, train, rngs=rngs)
         wanted = target(kind, z0, eps, *alpha_sigma(schedule, t, z0.ndim))
-        return (output - wanted) ** 2, known
+        return output, wanted, Seen(z0, z_t, s, known)
 
     def random_times(key: jax.Array, batch: Batch) -> jax.Array:
         # One draw shifted evenly over the whole batch (VDM): the loss of a batch varies less.
@@ -152,11 +175,28 @@ def make(config: Mapping[str, Any]) -> Task:
 
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         t = random_times(jax.random.fold_in(key, 1), batch)
-        squared, known = error(params, batch, key, t, train=True)
-        weight = 1 - (1 - weights["known_weight"]) * known
+        output, wanted, seen = predict(params, batch, key, t, train=True)
+        weight = 1 - (1 - weights["known_weight"]) * seen.known
         total = jnp.sum(weight)
-        weighted = jnp.sum(weight * jnp.mean(squared, -1, keepdims=True))
-        return weighted / total, Aux({"loss": (weighted, total)}, weight=total)
+        weighted = jnp.sum(weight * jnp.mean((output - wanted) ** 2, -1, keepdims=True))
+        value, metrics = weighted, {"loss": (weighted, total)}
+        if critic is not None:
+
+            def picture_of(output: jax.Array) -> jax.Array:
+                x0, _ = to_x0_eps(kind, output, seen.z_t, *alpha_sigma(schedule, t, output.ndim))
+                return seen.known * seen.z0 + (1 - seen.known) * x0
+
+            hole = 1 - seen.known
+            terms = adversarial_terms(
+                critic, params["discriminator"], output, picture_of, seen.z0, seen.s, hole,
+                pull=weights["adversarial"] * 2 * weight * (output - wanted) / channels,
+            )
+            value += terms.generator + terms.discriminator
+            metrics |= {
+                name: (getattr(terms, name), jnp.sum(hole))
+                for name in ("discriminator", "real", "fake")
+            }
+        return value / total, Aux(metrics, weight=total)
 
     def sample(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
         """z0, known mask and sample of the batch's windows."""
@@ -172,8 +212,9 @@ def make(config: Mapping[str, Any]) -> Task:
         """The loss inside the hole at ten noise levels, and the error of its samples."""
         count = batch["latents"].shape[0]
         times = jnp.linspace(50, schedule.num_timesteps - 50, count).astype(jnp.int32)
-        squared, known = error(params, batch, key, times, train=False)
-        z0, _, z = sample(params, batch, key)
+        output, wanted, _ = predict(params, batch, key, times, train=False)
+        squared = (output - wanted) ** 2
+        z0, known, z = sample(params, batch, key)
         hole = (1 - known) * batch["mask"][:, None, None, None]
         squared, distance = jnp.sum(squared * hole), jnp.sum((z - z0) ** 2 * hole)
         count = jnp.sum(hole) * channels

@@ -19,14 +19,23 @@ from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
 
 
+def _partner(
+    example: Example, rng: np.random.Generator, data: Mapping[str, Any], labels: LabelSet
+) -> np.ndarray:
+    if not data["fit_partner"]:
+        return example["partner"]
+    return augment.fit_partner(example["partner"], example["layout"], labels.face, rng)
+
+
 def _transform(
     example: Example, rng: np.random.Generator, data: Mapping[str, Any], labels: LabelSet
 ) -> Example:
-    partner = augment.fit_partner(example["partner"], example["layout"], labels.face, rng)
+    partner = _partner(example, rng, data, labels)
     # Both layouts ride through one window: the partner as the "picture".
     partner, layout = augment.random_window(
-        partner, example["layout"], rng, data["size"], tuple(data["scale"]), 10.0, 0.1, nearest=True
-    )
+        partner, example["layout"], rng, data["size"], tuple(data["scale"]), data["rotation"],
+        data["jitter"], nearest=True, mirror=data["mirror"],
+    )  # fmt: skip
     return {"layout": layout, "partner": partner}
 
 
@@ -119,7 +128,7 @@ def make(config: Mapping[str, Any]) -> Task:
         return {"layout": np.concatenate([np.concatenate(row, axis=1) for row in rows])}
 
     def eval_transform(example: Example, rng: np.random.Generator) -> Example:
-        partner = augment.fit_partner(example["partner"], example["layout"], labels.face, rng)
+        partner = _partner(example, rng, data, labels)
         factor = example["layout"].shape[0] // data["size"]
         coarse = (slice(factor // 2, None, factor),) * 2
         return {"layout": example["layout"][coarse], "partner": partner[coarse]}

@@ -18,11 +18,14 @@ from hsd_jax.training.tasks import Example, Part, Ratios, Task
 
 def _transform(example: Example, rng: np.random.Generator, data: Mapping[str, Any]) -> Example:
     image, layout = augment.random_window(
-        example["image"], example["layout"], rng, data["size"], tuple(data["scale"]), 20.0, 0.25
-    )
+        example["image"], example["layout"], rng, data["size"], tuple(data["scale"]),
+        data["rotation"], data["jitter"], mirror=data["mirror"],
+    )  # fmt: skip
     if rng.random() < data["backdrop"]:
         image = augment.change_backdrop(image, layout, rng)
-    image = augment.degrade(augment.jitter_colour(image, rng), rng)
+    if data["colour"]:
+        image = augment.jitter_colour(image, rng, data["colour"])
+    image = augment.degrade(image, rng)
     drawn = example["source"] in data["trusted"]
     return {"image": image, "layout": layout, "drawn": np.bool_(drawn)}
 
@@ -33,6 +36,8 @@ def _log_likelihood(
     """Log-probability of every pixel's label; of any of `merged` where labels are automatic."""
     log_probs = jax.nn.log_softmax(logits)
     of_label = jnp.take_along_axis(log_probs, layout[..., None], axis=-1)[..., 0]
+    if not merged:
+        return of_label
     of_group = jax.nn.logsumexp(log_probs[..., jnp.array(merged)], axis=-1)
     in_group = jnp.isin(layout, jnp.array(merged)) & ~drawn[:, None, None]
     return jnp.where(in_group, of_group, of_label)
@@ -44,7 +49,9 @@ def make(config: Mapping[str, Any]) -> Task:
     model = Parser(num_classes=labels.num_classes, **config["model"])
     data = config["data"]
     merged = tuple(labels.index(name) for name in data["merged"])
-    weights = jnp.array([config["loss"]["class_weights"][name] for name in labels.classes])
+    given = config["loss"]["class_weights"]
+    # numpy: the step, compiled under the transfer guard, may not ask a device for a constant.
+    weights = np.array([given[name] for name in labels.classes], np.float32)
 
     def init(key: jax.Array) -> Params:
         side = model.multiple
@@ -57,7 +64,7 @@ def make(config: Mapping[str, Any]) -> Task:
     def loss(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         layout = batch["layout"].astype(jnp.int32)
         logits = logits_of(params, batch)
-        weight = weights[layout]
+        weight = jnp.asarray(weights)[layout]
         nll = -_log_likelihood(logits, layout, batch["drawn"], merged)
         total, wrong = jnp.sum(weight), jnp.sum(weight * nll)
         accuracy = jnp.mean((jnp.argmax(logits, -1) == layout).astype(jnp.float32))

@@ -1,0 +1,88 @@
+"""A discriminator beside a diffusion loss, so that few calls of the net give crisp pictures.
+
+The mean squared error of one call is least where the net paints the mean of all that could stand in
+the hole: a cloud. A patch discriminator that sees the condition tells clouds from cloth (compare
+Adversarial Diffusion Distillation, Sauer et al., arXiv 2311.17042). The paper has none; it affords
+many calls of a large net.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hsd_jax.models import apply
+from hsd_jax.training.state import Params
+
+_TINY = 1e-8
+
+
+class Terms(NamedTuple):
+    """Sums over the holes, each to be divided by the loss's own weight.
+
+    Attributes:
+      generator: its gradient moves the net alone, and its value means nothing.
+      discriminator: hinge loss; its gradient moves the discriminator alone.
+      real, fake: logits.
+    """
+
+    generator: jax.Array
+    discriminator: jax.Array
+    real: jax.Array
+    fake: jax.Array
+
+
+def adversarial_terms(
+    critic: nn.Module,
+    params: Params,
+    output: Float[Array, "b h w c"],
+    picture_of: Callable[[jax.Array], jax.Array],
+    real: Float[Array, "b h w c"],
+    s: Float[Array, "b h w s"],
+    hole: Float[Array, "b h w 1"],
+    pull: Float[Array, "b h w c"],
+) -> Terms:
+    """What a discriminator adds to a loss whose gradient with respect to `output` is `pull`.
+
+    Its gradient is brought, example by example, to the length of `pull`: VQGAN's adaptive weight
+    (Esser et al., arXiv 2012.09841, equation 7), taken at the net's output, not its last layer.
+
+    Args:
+      critic: `PatchDiscriminator`, with its `params`.
+      output: of the net.
+      picture_of: from `output` to the picture that the critic sees, with the known cells put back.
+      real: the true picture.
+      s: the condition, which the critic sees beside the picture.
+      hole: 1 in the cells that count.
+      pull: gradient of the summed loss with respect to `output`.
+    """
+    frozen, s = jax.lax.stop_gradient((params, s))
+
+    def judge(critic_params: Params, z: jax.Array) -> jax.Array:
+        return apply(critic, critic_params, jnp.concatenate([z, s], axis=-1), train=True)
+
+    fake = jax.lax.stop_gradient(picture_of(output))
+    on_real, on_fake = judge(params, real), judge(params, fake)
+    cells = jax.image.resize(hole, on_real.shape, "linear")
+    # As many units as the hole has cells: the terms are sums over the same area as the loss.
+    cells *= hole[0].size / cells[0].size
+
+    def fooled(x: jax.Array) -> jax.Array:
+        return -jnp.sum(cells * judge(frozen, picture_of(x)))
+
+    push = jax.grad(fooled)(jax.lax.stop_gradient(output))
+    scale = _length(pull) / jnp.maximum(_length(push), _TINY)
+    return Terms(
+        jnp.sum(jax.lax.stop_gradient(scale * push) * output),
+        jnp.sum(cells * (nn.relu(1 - on_real) + nn.relu(1 + on_fake))) / 2,
+        jnp.sum(cells * jax.lax.stop_gradient(on_real)),
+        jnp.sum(cells * jax.lax.stop_gradient(on_fake)),
+    )
+
+
+def _length(x: jax.Array) -> jax.Array:
+    """Euclidean, of each example, `[B, 1, 1, 1]`."""
+    return jnp.sqrt(jnp.sum(jax.lax.stop_gradient(x) ** 2, axis=(1, 2, 3), keepdims=True))

@@ -1,0 +1,125 @@
+"""What the first stage's reconstructions are judged by: pixels, a perceptual distance, and the
+discriminator's adaptive part (CompVis, `VQLPIPSWithDiscriminator` and `LPIPSWithDiscriminator`)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hsd_jax.models import apply
+from hsd_jax.models.blocks import average_pool
+from hsd_jax.models.norm import mean_over_devices
+from hsd_jax.training.state import Params
+
+Images = Float[Array, "b h w c"]
+# (truth, reconstruction) -> each pair's, [B].
+Distance = Callable[[Images, Images], jax.Array]
+
+# Added to the norm of the discriminator's gradient; the weight's ceiling (both CompVis').
+_TINY, _CEILING = 1e-4, 1e4
+
+
+def detail_loss(x: Images, y: Images, levels: int = 3) -> jax.Array:
+    """L1 distance of horizontal and vertical differences over a pyramid of means.
+
+    A stand-in for LPIPS, which needs a pretrained net: it asks for edges of the right sharpness in
+    the right place, which the pixels' own L1 pays little for.
+
+    Args:
+      x, y: `[B, H, W, C]`, sides multiples of `2 ** (levels - 1)`.
+      levels: sizes compared.
+
+    Returns:
+      A scalar.
+    """
+    total = jnp.zeros(())
+    difference = x - y  # differences and means are linear: the pyramid of x - y is enough
+    for level in range(levels):
+        if level:
+            difference = average_pool(difference, 2)
+        total += jnp.mean(jnp.abs(jnp.diff(difference, axis=1)))
+        total += jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
+    return total
+
+
+def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distance:
+    """LPIPS in the net of a checkpoint; its weights are constants.
+
+    Args:
+      file: LPIPS, or torchvision's classifier, as PyTorch or safetensors wrote it.
+      backbone: torchvision's file, where `file` holds LPIPS' weights of channels alone.
+      dtype: compute type of its convolutions, None for float32.
+
+    Raises:
+      ValueError: no such file, or another network.
+    """
+    from hsd_jax.convert.dispatch import load
+    from hsd_jax.convert.state import read
+
+    module, params = load(read(file), "perceptual", {"backbone": backbone} if backbone else None)
+    module = module.clone(dtype=dtype)
+
+    def distance(x: Images, y: Images) -> jax.Array:
+        # numpy until here: a compiled step takes them in without asking a device for them. One
+        # traced copy serves both pictures.
+        frozen = jax.lax.stop_gradient(params)
+        return apply(module, frozen, x, y)
+
+    return distance
+
+
+class Judged(NamedTuple):
+    """What `against_critic` returns: scalars.
+
+    Attributes:
+      value: of reconstruction and generator together; its gradient moves the autoencoder alone.
+      generator: its hinge loss, unweighted.
+      weight: what it was multiplied by.
+    """
+
+    value: jax.Array
+    generator: jax.Array
+    weight: jax.Array
+
+
+def against_critic(
+    reconstruction: Callable[[Images], jax.Array],
+    generator: Callable[[Images], jax.Array],
+    decode: Callable[[jax.Array], Images],
+    last_kernel: jax.Array,
+    y: Images,
+    share: jax.Array | float,
+) -> Judged:
+    """reconstruction(y) + w * generator(y), with w = share * |d reconstruction| / |d generator|.
+
+    The derivatives are those by the decoder's last kernel, w is a constant to the gradient (Esser
+    et al., arXiv 2012.09841, equation 7, and CompVis' `calculate_adaptive_weight`). On several
+    devices, the whole batch's derivatives count.
+
+    Args:
+      reconstruction, generator: of pictures, to scalars.
+      decode: last kernel -> pictures, equal to `y` at `last_kernel`.
+      last_kernel: of the decoder's last convolution.
+      y: the pictures.
+      share: 0 leaves the generator out.
+    """
+    y_value, last_kernel = jax.lax.stop_gradient((y, last_kernel))
+    # By the pictures first: both nets that judge are gone through once, whatever the weight.
+    nll, by_nll = jax.value_and_grad(reconstruction)(y_value)
+    g, by_g = jax.value_and_grad(generator)(y_value)
+    _, pull = jax.vjp(decode, last_kernel)
+    of_nll, of_g = (mean_over_devices(pull(slope)[0]) for slope in (by_nll, by_g))
+    ratio = jnp.linalg.norm(of_nll.ravel()) / (jnp.linalg.norm(of_g.ravel()) + _TINY)
+    weight = share * jnp.clip(ratio, 0, _CEILING)
+    nll, g, weight, slope = jax.lax.stop_gradient((nll, g, weight, by_nll + weight * by_g))
+    moved = jnp.sum(y * slope)
+    return Judged(nll + weight * g + (moved - jax.lax.stop_gradient(moved)), g, weight)
+
+
+def with_leaf(tree: Params, path: tuple[str, ...], leaf: jax.Array) -> dict[str, Any]:
+    """`tree` with `leaf` at `path`; nothing else is copied."""
+    assert isinstance(tree, Mapping)
+    first, *rest = path
+    return dict(tree) | {first: with_leaf(tree[first], tuple(rest), leaf) if rest else leaf}
