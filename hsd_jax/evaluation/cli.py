@@ -25,6 +25,7 @@ def add_eval(subparsers: Any) -> None:
     _add_ablation(commands)
     _add_selfswap(commands)
     _add_severity(commands)
+    _add_sheet(commands)
 
 
 def _needing_extras(run: Callable[[argparse.Namespace], Any]) -> Callable[..., None]:
@@ -196,3 +197,18 @@ def _add_selfswap(subparsers: Any) -> None:
     add("--seed", type=_number(0), default=0, metavar="N", help="of partners and samples")
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help="write the first pictures")
+
+
+def _add_sheet(subparsers: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from hsd_jax.evaluation import sheet
+
+        sheet.run(options)
+
+    parser = _command(subparsers, "sheet", run, "swaps of test pictures on one sheet, to look at")
+    add = parser.add_argument
+    add("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS)
+    add("--count", type=_number(1), default=24, metavar="N", help="default: %(default)s")
+    add("--seed", type=_number(0), default=0, metavar="N", help="default: %(default)s")
+    add("-o", "--output", type=Path, default=Path("samples/sheet.png"), metavar="PNG",
+        help="default: %(default)s; show it to nobody whom the data's terms exclude")  # fmt: skip

@@ -17,6 +17,7 @@ from hsd_jax import weights
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.parse import PhotoParser
+from hsd_jax.status import status_of
 
 
 def counted(
@@ -68,23 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")
     add("--sources", nargs="+", metavar="NAME", help="only pictures of these")
     options = arguments.parse_args(argv)
-    try:
-        from hsd_jax.training.input import load_source
+    return status_of(name, lambda: _run(options), extras="train")
 
-        part = weights.load_part(weights.find(options.weights), "parser")
-        source = load_source(options.data, "test")
-        counts, pictures = counted(source, PhotoParser(part), options.sources)
-    except ModuleNotFoundError as error:
-        needs = f"{error.name} is missing: pip install 'hsd-jax[train]'"
-        print(f"{name}: error: {needs}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"{name}: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
+
+def _run(options: argparse.Namespace) -> None:
+    from hsd_jax.training.input import load_source
+
+    part = weights.load_part(weights.find(options.weights), "parser")
+    source = load_source(options.data, "test")
+    counts, pictures = counted(source, PhotoParser(part), options.sources)
     print(f"{pictures} test pictures, weights {options.weights}")
     for label, value in figures(counts, get_label_set(part.extra["labels"])).items():
         print(f"{label:12s} {value:.3f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ and what it painted is compared with the true pixels (`hsd_jax.evaluation.metric
 code of a swap from the parsed layouts on: mix, inpaint the layout, fuse, decode, blend. Head and
 body photo are both the picture with its hole made grey, so nothing of the truth can leak through
 the encoder's receptive field; grey is stranger to it than the old head of a real photo would be.
-The layouts are the data's, not the parser's: parsing errors are no part of the figures.
+The layouts are the data's, not the parser's: parsing errors are no part of the figures. The body's
+neck is known by its shape, as it is in a swap.
 
 Baselines: Telea's and the Navier-Stokes inpainting of OpenCV, radius 5; cut-and-paste (the paper,
 section 4.1), which leaves the old head where it is, pastes the new one on it and keeps the neck of
@@ -41,6 +42,7 @@ from hsd_jax.evaluation import metrics
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE
+from hsd_jax.status import status_of
 
 if TYPE_CHECKING:  # they need the extras; `main` says which when they are missing
     from hsd_jax.evaluation.holes import Case
@@ -318,16 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help=f"write the first {_SHEET_ROWS} pictures")
     options = parser.parse_args(argv)
-    try:
-        _run(options)
-    except ModuleNotFoundError as error:
-        needs = f"{error.name} is missing: pip install 'hsd-jax[eval,train]'"
-        print(f"{name}: error: {needs}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"{name}: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(name, lambda: _run(options), extras="eval,train")
 
 
 if __name__ == "__main__":

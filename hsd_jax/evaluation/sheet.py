@@ -1,0 +1,57 @@
+"""`hsd eval sheet`: swaps of test pictures side by side, to be looked at.
+
+Each tile shows head, body and result. A sheet shows pictures of the data set: do not publish one
+unless their licence and the people on them allow it.
+"""
+
+import argparse
+import math
+
+import numpy as np
+
+from hsd_jax import photo, weights
+from hsd_jax.evaluation import pairs
+from hsd_jax.evaluation.methods import Progress, batches
+from hsd_jax.evaluation.sampling import Sampler
+from hsd_jax.evaluation.staging import stage
+from hsd_jax.training.input import load_source
+
+COLUMNS = 4  # tiles in a row
+
+
+def layout_tiles(tiles: list[np.ndarray], columns: int = COLUMNS) -> np.ndarray:
+    """Equal tiles uint8 `[h, w, 3]` in rows of `columns`; what is left of the last row is white."""
+    blank = np.full_like(tiles[0], 255)
+    tiles = tiles + [blank] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+    return np.concatenate(rows)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes the sheet.
+
+    Raises:
+      ValueError: no such data, weights or folder.
+    """
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    photo.check_output(options.output)
+    source = load_source(options.data, "test", name=options.dataset)
+    people = pairs.People(source, options.labels)
+    usable = pairs.usable(source, options.labels, options.sources)
+    sampler, progress = Sampler(weights.find(options.weights), seed=options.seed), Progress()
+    tiles: list[np.ndarray] = []
+    for batch in batches(pairs.make_pairs(usable, options.count, options.seed), sampler.batch):
+        progress(f"pair {len(tiles)} of {options.count}")
+        staged = [
+            stage(people[p.head], people[p.body], options.labels, "face", aligned=True)
+            for p in batch
+        ]
+        results = sampler([p.id for p in batch], staged, options.labels)
+        tiles += [
+            np.concatenate([people[p.head].image, people[p.body].image, result.pixels], axis=1)
+            for p, result in zip(batch, results, strict=True)
+        ]
+    progress("")
+    photo.save_picture(layout_tiles(tiles), options.output)
+    rows = math.ceil(len(tiles) / COLUMNS)
+    print(f"{options.output}: {len(tiles)} swaps in {rows} rows; head, body, result")
