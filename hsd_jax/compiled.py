@@ -14,6 +14,7 @@ import numpy as np
 from jax import export
 
 from hsd_jax.mixing import neck_shift, shift_columns
+from hsd_jax.models.unet import MANY
 from hsd_jax.painting import Painter, Plan
 from hsd_jax.parse import SIZE
 from hsd_jax.programs import Program
@@ -40,7 +41,8 @@ class SwapPrograms:
     def _sampler(self, samples: int, solver: str, num_steps: int | None, keep: bool) -> Program:
         options = dict(samples=samples, solver=solver, num_steps=num_steps, keep=keep)
         function = partial(self._painter.sample, **options)
-        return Program("sample", function, (self._painter.facts, options))
+        many_calls = self._painter.calls(solver, num_steps) >= MANY
+        return Program("sample", function, (self._painter.facts, options), many_calls)
 
     def programs(
         self, samples: int, solver: str, num_steps: int | None, keep: bool

@@ -78,6 +78,15 @@ class Painter:
         small = SIZE // self._modules["autoencoder"].factor
         return small, small, self._mean.shape[-1]
 
+    def calls(self, solver: str, num_steps: int | None) -> int:
+        """Of the UNet for a sample; arguments as `paint` has them."""
+        return len(self._times(solver, num_steps))
+
+    def _times(self, solver: str, num_steps: int | None) -> np.ndarray:
+        if num_steps is None and solver == "dpmpp":
+            num_steps = self._steps
+        return step_times(self._schedule, solver, num_steps)
+
     def plan(self, params: Any, layout_head: jax.Array, layout_body: jax.Array) -> Plan:
         """Mix the layouts, inpaint the mixed one, decide what is kept.
 
@@ -188,8 +197,7 @@ class Painter:
         keep: bool,
     ) -> tuple[jax.Array, jax.Array | None]:
         samples = keys.shape[0]
-        if num_steps is None and solver == "dpmpp":
-            num_steps = self._steps
+        times = self._times(solver, num_steps)
         masks = self._latent_regions(plan, samples)
         z_head, z_body = (jnp.repeat(each[None], samples, 0) for each in z)
         known = masks.head * z_head + masks.body * z_body
@@ -200,7 +208,6 @@ class Painter:
             self.labels,
             *((known, 1 - masks.rest) if self._known else (None, None)),
         )
-        times = step_times(self._schedule, solver, num_steps)
         predict = predictor(self._modules["unet"], params["unet"], s, times)
         fused = fuse(
             denoiser(predict, self._schedule, self._prediction),
@@ -210,7 +217,7 @@ class Painter:
             masks,
             keys,
             solver=solver,
-            num_steps=num_steps,
+            num_steps=len(times),
             keep=keep,
         )
         return fused if isinstance(fused, tuple) else (fused, None)

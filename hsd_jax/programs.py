@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from jax import export
 
+from hsd_jax.models.forms import for_few_calls
+
 # What else decides what a function is traced to.
 _SETTINGS = (
     "jax_enable_x64",
@@ -37,15 +39,19 @@ _COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 class Program:
     """A jitted function of arrays, lowered at most once a machine for arguments of one shape."""
 
-    def __init__(self, name: str, function: Callable[..., Any], facts: Any = ()):
+    def __init__(
+        self, name: str, function: Callable[..., Any], facts: Any = (), many_calls: bool = False
+    ):
         """Arguments of `function` and its results are trees of arrays.
 
         Args:
           name: of its files.
           function: pure; it may depend on nothing but its arguments, `facts` and this package.
           facts: modules, settings and options bound into it; their `repr` tells them apart.
+          many_calls: it loops over a net, whose speed counts for more than its compilation.
         """
-        self.name, self._function, self._facts = name, function, repr(facts)
+        self.name, self._facts = name, repr(facts)
+        self._function = function if many_calls else for_few_calls(function)
         self._ready: dict[Any, Future[Callable[..., Any]]] = {}
 
     def __call__(self, *args: Any) -> Any:

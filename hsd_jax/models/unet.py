@@ -285,7 +285,7 @@ class UNet(nn.Module):
 
 # Calls from which on kernels transformed ahead pay: they triple the program, which takes as long to
 # load as it then saves in several calls.
-_MANY = 8
+MANY = 8
 # These compute in float32 whatever the module's dtype.
 _FLOAT32 = ("norm", "emb_proj", "time_embed", "conv_out")
 
@@ -323,7 +323,7 @@ def bind(
     params = {**params, "input_blocks_0_0": {**first, "kernel": first["kernel"][:, :, :channels]}}
     z = jax.ShapeDtypeStruct((*s.shape[:3], channels), jnp.float32)
     steps = {name: jnp.repeat(rows[:1], s.shape[0], 0) for name, rows in table.items()}
-    if len(times) >= _MANY:
+    if len(times) >= MANY:
         params = transform_kernels(unet, params, z, times[:1], None, bound=Bound(stem, steps))
 
     def cast(path: Any, x: Any) -> Any:
