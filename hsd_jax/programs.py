@@ -51,6 +51,7 @@ class Program:
           many_calls: it loops over a net, whose speed counts for more than its compilation.
         """
         self.name, self._facts = name, repr(facts)
+        self._product = function
         self._function = function if many_calls else for_few_calls(function)
         self._ready: dict[Any, Future[Callable[..., Any]]] = {}
 
@@ -85,7 +86,7 @@ class Program:
         exported = _read(path)
         if exported is None:
             try:
-                exported = self.exported(*args)
+                exported = _exported(self._function, args)
             except (ValueError, NotImplementedError):
                 # It calls what a platform's vendor keeps to itself; or is wrong, as the call tells.
                 return jax.jit(self._function)
@@ -100,6 +101,12 @@ class Program:
         identity = (_package(), jax.__version__, jax.default_backend(), settings, self._facts)
         digest = hashlib.blake2b(repr((*identity, _shapes(args))).encode(), digest_size=16)
         return Path(folder, "traced", f"{self.name}-{digest.hexdigest()}.stablehlo")
+
+
+def _exported(
+    function: Callable[..., Any], args: Any, platforms: tuple[str, ...] | None = None
+) -> export.Exported:
+    return export.export(jax.jit(function), platforms=platforms)(*jax.tree.map(_spec, args))
 
 
 def _compile(lowered: Any) -> Callable[..., Any]:
