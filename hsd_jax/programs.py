@@ -73,11 +73,11 @@ class Program:
             self._ready[_shapes(args)] = _workers().submit(self._load, args)
 
     def exported(self, *args: Any, platforms: tuple[str, ...] | None = None) -> export.Exported:
-        """The lowered form for arguments like these; `platforms` None is the one at hand."""
-        specs = jax.tree.map(_spec, args)
-        # A function of its own: JAX would not trace the same one again for another platform.
-        function = jax.jit(lambda *args: self._function(*args))
-        return export.export(function, platforms=platforms)(*specs)
+        """As a build product, for many calls with arguments like these.
+
+        `platforms` None is the one at hand.
+        """
+        return _exported(self._product, args, platforms)
 
     def _load(self, args: Any) -> Callable[..., Any]:
         path = self._path(args)
@@ -106,7 +106,9 @@ class Program:
 def _exported(
     function: Callable[..., Any], args: Any, platforms: tuple[str, ...] | None = None
 ) -> export.Exported:
-    return export.export(jax.jit(function), platforms=platforms)(*jax.tree.map(_spec, args))
+    # A function of its own: JAX would not trace the same one again for another platform.
+    own = jax.jit(lambda *args: function(*args))
+    return export.export(own, platforms=platforms)(*jax.tree.map(_spec, args))
 
 
 def _compile(lowered: Any) -> Callable[..., Any]:
