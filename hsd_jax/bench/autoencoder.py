@@ -53,7 +53,7 @@ def _rows(part: str, dtype: str, batch: int, params: Any, vs_torch: bool) -> lis
     calls: dict[str, Callable[[], Any]] = {"hsd": lambda: jax.block_until_ready(run(params, own))}
     truth = None
     if vs_torch:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         from hsd_jax.bench import torch_peer as peer
 

@@ -47,7 +47,7 @@ def _rows(dtype: str, batch: int, params: Any, vs_torch: bool) -> list[list[Any]
     calls: dict[str, Callable[[], Any]] = {"hsd": lambda: jax.block_until_ready(run(fixed, z, s))}
     truth = None
     if vs_torch:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         from hsd_jax.bench import torch_peer as peer
 
