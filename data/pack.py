@@ -7,7 +7,6 @@ pixel. Unpacked (`tar xf`), it is a source for `python -m data.build`. The terms
 travel with them: the file is as private as they are.
 """
 
-import argparse
 import io
 import sys
 import tarfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hsd_jax.status import status_of
+from hsd_jax.status import module_parser, status_of
 
 _PICTURES = (".jpg", ".jpeg")
 
@@ -72,11 +71,7 @@ def _repacked(data: bytes) -> bytes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
     name = "data.pack"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser(name, __doc__)
     parser.add_argument("--source", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.tar")
     parser.add_argument("--quality", type=int, default=60, help="default: %(default)s")

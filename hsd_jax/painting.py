@@ -97,12 +97,12 @@ class Painter:
         labels = self.labels
         blended, regions = mix_layouts(layout_head, layout_body, labels)
         layout = self._inpaint(params["layout_generator"], blended, regions)
+        own_neck = group_mask(layout_body, labels.neck)
         if self._known:
             # Our nets are told what the photos know; that holds for the shape of the body's neck.
-            necks = group_mask(layout_body, labels.neck) & (regions.rest > 0)
-            layout = jnp.where(necks, layout_body, layout)
+            layout = jnp.where(own_neck & (regions.rest > 0), layout_body, layout)
         old_head = group_mask(layout_body, labels.head)
-        necks = group_mask(layout_body, labels.neck) | group_mask(layout, labels.neck)
+        necks = own_neck | group_mask(layout, labels.neck)
         painted = (
             (dilate(old_head, _OLD_HEAD_MARGIN) > 0)
             | (dilate(necks, _NECK_MARGIN) > 0)

@@ -108,12 +108,6 @@ class PhotoParser:
         images = image[None]
         return np.asarray(self._settled(images, self._mean(images)))[0]
 
-    def _look(self, image: np.ndarray) -> np.ndarray:
-        """With a second look, enlarged, and the classes' balance."""
-        images = image[None]
-        second = self._far(self._params, images)
-        return np.asarray(self._balanced(images, self._mean(images), second))[0]
-
     def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
         """Each program with the shapes of its usual arguments, in the order of use."""
         images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
@@ -131,8 +125,13 @@ class PhotoParser:
             program.prepare(*arguments)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `[H, W, 3]`, sides multiples of 64, as it is -> float32 `[H, W, K]`."""
-        return self._look(image)
+        """uint8 `[H, W, 3]`, sides multiples of 64, as it is -> float32 `[H, W, K]`.
+
+        With a second look, enlarged, and the classes' balance.
+        """
+        images = image[None]
+        second = self._far(self._params, images)
+        return np.asarray(self._balanced(images, self._mean(images), second))[0]
 
     def parse(self, image: np.ndarray) -> tuple[np.ndarray, list[Face]]:
         """Class indices of a photo at its own size, uint8 `[H, W]`, and its faces, largest first.

@@ -1,7 +1,17 @@
-"""How a command that `python -m` starts ends: with a status, and one line for what went wrong."""
+"""How a command of `python -m` begins and ends: its help, and one line of what is wrong."""
 
+import argparse
 import sys
 from collections.abc import Callable
+
+
+def module_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """For the arguments of `python -m name`; its help is the module's docstring as it stands."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def status_of(name: str, run: Callable[[], object], extras: str = "") -> int:

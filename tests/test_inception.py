@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import assert_close, to_torch
 
 from hsd_jax.convert.inception import load
 from hsd_jax.models.inception import TAPS, InceptionV3, preprocess
@@ -121,17 +122,6 @@ class Reference:
 
 def net_input(side):
     return np.random.default_rng(0).uniform(-1, 1, (3, side, side, 3)).astype(np.float32)
-
-
-def to_torch(x):
-    torch = pytest.importorskip("torch")
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-
-
-def assert_close(got, want):
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() < 1e-4 * want.std()
 
 
 @functools.cache

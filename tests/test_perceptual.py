@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import assert_close, to_torch
 
 from hsd_jax.convert.perceptual import load, names_table
 from hsd_jax.convert.tensors import param_shapes, torch_shape
@@ -90,17 +91,6 @@ def images(side=64):
     noise = np.array([0.05, 0.3, 1.0], np.float32)[:, None, None, None]
     y = np.clip(x + noise * rng.normal(size=x.shape), -1, 1).astype(np.float32)
     return x, y
-
-
-def to_torch(x):
-    torch = pytest.importorskip("torch")
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-
-
-def assert_close(got, want):
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() < 1e-4 * want.std()
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from hsd_jax import weights
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.parse import PhotoParser
-from hsd_jax.status import status_of
+from hsd_jax.status import module_parser, status_of
 
 
 def counted(
@@ -59,11 +59,7 @@ def figures(counts: np.ndarray, labels: LabelSet) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
     name = "hsd_jax.evaluation.parsing"
-    arguments = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = module_parser(name, __doc__)
     add = arguments.add_argument
     add("--data", required=True, metavar="DIR", help="folder of the built data set")
     add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")

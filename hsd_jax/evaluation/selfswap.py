@@ -42,7 +42,7 @@ from hsd_jax.evaluation import metrics
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE
-from hsd_jax.status import status_of
+from hsd_jax.status import module_parser, status_of
 
 if TYPE_CHECKING:  # they need the extras; `main` says which when they are missing
     from hsd_jax.evaluation.holes import Case
@@ -306,11 +306,7 @@ def _run(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
     name = "hsd_jax.evaluation.selfswap"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser(name, __doc__)
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder of the built data set")
     add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")

@@ -17,7 +17,7 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.parse import PhotoParser
-from hsd_jax.status import status_of
+from hsd_jax.status import module_parser, status_of
 
 _PICTURES = 100  # of the training split, evenly spread
 _STEPS = (0.7, 0.85, 1.2, 1.4)
@@ -62,11 +62,7 @@ def fit(probabilities: np.ndarray, layouts: np.ndarray) -> np.ndarray:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
     name = "hsd_jax.training.balance"
-    arguments = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = module_parser(name, __doc__)
     add = arguments.add_argument
     add("--weights", required=True, metavar="DIR", help="folder with parser.json")
     add("--data", required=True, metavar="DIR", help="folder of the built data set")

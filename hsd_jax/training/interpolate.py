@@ -6,7 +6,6 @@ Where the second were trained on from the first with a discriminator, the share 
 smooth and sharp (network interpolation; ESRGAN, Wang et al., arXiv 1809.00219, section 3.4).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.status import status_of
+from hsd_jax.status import module_parser, status_of
 
 
 def interpolate(
@@ -52,11 +51,7 @@ def interpolate(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
     name = "hsd_jax.training.interpolate"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser(name, __doc__)
     add = parser.add_argument
     add("first", type=Path, metavar="FIRST")
     add("second", type=Path, metavar="SECOND")

@@ -7,7 +7,6 @@ What is carried: the config, the metrics and the newest checkpoint, which is all
 of the training needs to go on. The pieces are one tar archive, cut; every piece has its checksum.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hsd_jax.status import status_of
+from hsd_jax.status import module_parser, status_of
 
 _MANIFEST = "pieces.json"
 _LEFT = ("tensorboard", "samples", "weights", "weights_best")  # made anew, or only looked at
@@ -102,11 +101,7 @@ def _files(workdir: Path) -> Iterator[Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
     name = "hsd_jax.training.pieces"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser(name, __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="a run to pieces")
     out.add_argument("workdir", type=Path, metavar="WORKDIR")
