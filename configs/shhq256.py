@@ -136,7 +136,7 @@ def _layout(config: ConfigDict) -> None:
     config.model = ConfigDict(dict(preset="full", width=1.0, norm="batch", dtype="bfloat16"))
     config.discriminator = ConfigDict(dict(ndf=64, n_layers=3, norm="batch"))
     # lambda_1 = 1 is implied; lambda_2 = 0.2 (section 4.1).
-    config.loss = ConfigDict(dict(logits=1.0, adversarial=0.2))
+    config.loss = ConfigDict(dict(logits=1.0, adversarial=0.2, overlap=0.0))
     config.data.update(dict(scale=(1.0, 1.0), fit_partner=False, **AS_THEY_ARE))
 
 

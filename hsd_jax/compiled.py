@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from hsd_jax.mixing import neck_shift, shift_columns
+from hsd_jax.mixing import shift_columns, turned_neck_shift
 from hsd_jax.models.unet import MANY
 from hsd_jax.painting import Painter, Plan
 from hsd_jax.parse import SIZE
@@ -128,7 +128,7 @@ class SwapPrograms:
 
 def _align(head: jax.Array, body: jax.Array, labels: Any) -> tuple[jax.Array, jax.Array]:
     """Neck alignment of the layouts: by how many columns, and the head's, moved."""
-    shift = neck_shift(head, body, labels)
+    shift = turned_neck_shift(head, body, labels)
     return shift, shift_columns(head, shift, labels.background)
 
 

@@ -12,8 +12,15 @@ import numpy as np
 from scipy import ndimage
 
 from hsd_jax import texture
+from hsd_jax.complexion import even, local_mean, skin_classes
+from hsd_jax.labels import LabelSet
 
 _FADE = 3.0  # width of the fade, in pixels of the 256 crop
+_SEEN = 0.01  # of the crop: from less there is nothing to continue
+_FINE, _COARSE = 2.0, 6.0  # sigmas: of a colour at an edge, of a tone without its folds
+_EDGE, _CLEAN = 3, 0.7  # pixels of the painted skin's edge, and how far these take colours inside
+_TONE = 0.5  # of the way from painted clothes to the tone seen around them
+_TEXTURE = 0.7  # share of completed clothes over painted ones
 
 
 def soft_mask(mask: np.ndarray, fade: float = _FADE) -> np.ndarray:
@@ -62,43 +69,85 @@ def blend(painted: np.ndarray, layers: Layers) -> np.ndarray:
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
-def settle(painted: np.ndarray, layers: Layers, background: np.ndarray) -> np.ndarray:
-    """The painted picture made to fit what is kept: its colours, and the background behind it.
+def settle(
+    painted: np.ndarray,
+    layers: Layers,
+    layout: np.ndarray,
+    labels: LabelSet,
+    photo: np.ndarray | None = None,
+) -> np.ndarray:
+    """The painted picture made to fit what is kept: its colours, and what the old head hid.
 
     The paper, too, fills the background of photos apart from its diffusion model (appendix A.1,
-    with LaMa): what the old head hid of it is here completed from what is seen around it.
+    with LaMa): what the old head hid of it is here completed from what is seen around it. Clothes
+    and arms are completed likewise, with what is painted as a first guess and as a part of the
+    result: a small net paints their folds, but hardly their pattern.
 
     Args:
       painted: uint8 `[H, W, 3]`, sides powers of two.
       layers: what is kept, at the same size.
-      background: bool `[H, W]`, where the inpainted layout has background.
+      layout: int `[H, W]`, inpainted.
+      labels: its label set.
+      photo: bool `[H, W]`, where the body's picture is its photo and not repeated pixels.
 
     Returns:
       uint8 `[H, W, 3]`.
     """
-    painted = match_border(painted, layers)
+    result = match_border(painted, layers).astype(np.float32)
+    inside = np.ones(layout.shape, bool) if photo is None else photo
+    for index in labels.body:
+        surface = (layout == index) & inside
+        seen = (layers.body_alpha * surface)[..., None]
+        if seen.mean() > _SEEN:
+            result += _share(surface) * _TONE * _tone(result, layers, surface)
+            guess = seen * layers.body + (1 - seen) * result
+            result += _share(surface) * _TEXTURE * (_completed(guess, layers, surface) - result)
+    face = (layout == labels.face) & (layers.head_alpha > 0.9)
+    skin = np.isin(layout, skin_classes(labels))
+    result = even(result, skin, layers.head, face)
+    result += layers.generated_alpha[..., None] * _clean_edge(result, skin)
+    background = (layout == labels.background) & inside
     seen = layers.body_alpha * background
-    if seen.mean() < 0.01:
-        return painted
-    share = ndimage.gaussian_filter(background.astype(np.float32), 1.0)
-    hidden = (share > 0.01) & (layers.generated_alpha > 0)
-    plate = membrane(layers.body.astype(np.float32), seen)
-    plate = _level(texture.complete(plate, (seen == 1) & ~hidden, hidden), seen == 1, hidden)
-    mixed = painted + share[..., None] * (plate - painted)
-    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+    if seen.mean() > _SEEN:
+        guess = membrane(layers.body.astype(np.float32), seen)
+        result += _share(background) * (_completed(guess, layers, background) - result)
+    return np.clip(np.round(result), 0, 255).astype(np.uint8)
+
+
+def _clean_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """What brings a region's edge to the colours inside it: a latent there mixes it with others."""
+    inner = ndimage.binary_erosion(region, iterations=_EDGE, border_value=1)
+    edge = _share(region) * (1 - _share(inner))
+    near = local_mean(picture, inner, _EDGE)
+    known = ndimage.gaussian_filter(inner.astype(np.float32), _EDGE)[..., None] > 1e-3
+    return _CLEAN * edge * np.where(known, near - picture, 0)
+
+
+def _share(region: np.ndarray) -> np.ndarray:
+    """A region with a soft edge, float32 `[H, W, 1]`."""
+    return ndimage.gaussian_filter(region.astype(np.float32), 1.0)[..., None]
+
+
+def _tone(picture: np.ndarray, layers: Layers, region: np.ndarray) -> np.ndarray:
+    """How far the region's colours are from the smooth continuation of what is seen of it."""
+    seen = (layers.body_alpha > 0.5) & region
+    near = local_mean(layers.body.astype(np.float32), seen, _FINE)
+    plate = ndimage.gaussian_filter(membrane(near, seen.astype(np.float32)), (2, 2, 0))
+    return plate - local_mean(picture, region, _COARSE)
+
+
+def _completed(guess: np.ndarray, layers: Layers, region: np.ndarray) -> np.ndarray:
+    """The region where it is not kept, made of what is seen of it; from a first guess."""
+    seen = (layers.body_alpha == 1) & region
+    hidden = (_share(region)[..., 0] > 0.01) & (layers.generated_alpha > 0)
+    return _level(texture.complete(guess, seen & ~hidden, hidden), seen, hidden)
 
 
 def _level(plate: np.ndarray, seen: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """The hidden part of the plate brought to the brightness that is seen along its edge."""
-
-    def local_mean(region: np.ndarray) -> np.ndarray:
-        weight = region.astype(np.float32)[..., None]
-        mean = ndimage.gaussian_filter(plate * weight, (2, 2, 0))
-        return mean / np.maximum(ndimage.gaussian_filter(weight, (2, 2, 0)), 1e-6)
-
     edge = hidden & ndimage.binary_dilation(seen, iterations=2)
-    offset = membrane(local_mean(seen) - local_mean(hidden), edge.astype(np.float32))
-    return np.where(hidden[..., None], plate + offset, plate)
+    step = local_mean(plate, seen, _FINE) - local_mean(plate, hidden, _FINE)
+    return np.where(hidden[..., None], plate + membrane(step, edge.astype(np.float32)), plate)
 
 
 def match_border(painted: np.ndarray, layers: Layers) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse, step_times
 from hsd_jax.diffusion.schedule import Schedule, denoiser
-from hsd_jax.labels import get_label_set, one_hot
+from hsd_jax.labels import LabelSet, get_label_set, one_hot
 from hsd_jax.mixing import Regions, dilate, erode, group_mask, mix_layouts
 from hsd_jax.models import apply
 from hsd_jax.parse import SIZE
@@ -24,6 +24,7 @@ _OLD_HEAD_MARGIN = 7
 _NECK_MARGIN = 3
 _EDGE_OUTSIDE = 4
 _EDGE_INSIDE = 2
+_SMOOTH = 4  # pixels of an inpainted layout's edges
 
 
 PARTS = ("autoencoder", "unet", "condition", "layout_generator")
@@ -100,7 +101,8 @@ class Painter:
         own_neck = group_mask(layout_body, labels.neck)
         if self._known:
             # Our nets are told what the photos know; that holds for the shape of the body's neck.
-            layout = jnp.where(own_neck & (regions.rest > 0), layout_body, layout)
+            fits = own_neck & ~_beside_head(layout_head, labels)
+            layout = jnp.where(fits & (regions.rest > 0), layout_body, layout)
         old_head = group_mask(layout_body, labels.head)
         necks = own_neck | group_mask(layout, labels.neck)
         painted = (
@@ -113,15 +115,11 @@ class Painter:
 
     def _inpaint(self, params: Any, blended: jax.Array, regions: Regions) -> jax.Array:
         """The generator's layout where the blended one has holes, itself elsewhere."""
-        classes = self.labels.num_classes
         factor = SIZE // self._layout_size
         small = blended[factor // 2 :: factor, factor // 2 :: factor]
         generator = self._modules["layout_generator"]
         out = apply(generator, params, one_hot(small, self.labels)[None])
-        probs = jax.image.resize(out.probs[0], (SIZE, SIZE, classes), "bilinear")
-        # Heads are the photo's alone: hair that the generator adds would be the old person's.
-        allowed = ~jnp.isin(jnp.arange(classes), jnp.array(self.labels.head))
-        filled = jnp.argmax(jnp.where(allowed[None, None], probs, -1.0), -1)
+        filled = classes_without_head(out.probs, SIZE, self.labels)[0]
         return jnp.where(regions.rest > 0, filled, blended).astype(jnp.int32)
 
     def paint(
@@ -245,6 +243,27 @@ class Painter:
 
         head, body = cells(plan.head), cells(plan.body)
         return Regions(head, body, 1 - head - body)
+
+
+def _beside_head(layout: jax.Array, labels: LabelSet) -> jax.Array:
+    """Right and left of a head, above its chin: where no neck shows. Bool `[H, W]`."""
+    face, head = group_mask(layout, labels.face), group_mask(layout, labels.head)
+    rows = jnp.arange(layout.shape[0])
+    chin = jnp.max(jnp.where(face.any(1), rows, -1))
+    return (rows <= chin)[:, None] & ~head.any(0)[None]
+
+
+def classes_without_head(probs: jax.Array, size: int, labels: LabelSet) -> jax.Array:
+    """What the layout generator fills holes with: int `[B, size, size]` from `[B, h, w, K]`.
+
+    Heads are the photo's alone: hair that the generator adds would be the old person's. Edges are
+    smoothed over some pixels: the generator's tiles leave steps in them.
+    """
+    b, *_, k = probs.shape
+    coarse = jax.image.resize(probs, (b, size // _SMOOTH, size // _SMOOTH, k), "bilinear")
+    smooth = jax.image.resize(coarse, (b, size, size, k), "bilinear")
+    head = jnp.isin(jnp.arange(k), jnp.array(labels.head))
+    return jnp.argmax(jnp.where(head[None, None, None], -1.0, smooth), -1)
 
 
 _FACTS = ("labels", "latent_mean", "latent_std", "schedule", "prediction", "steps")

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from hsd_jax import photo
+from hsd_jax.complexion import by_complexion
 from hsd_jax.guided import guided_filter
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.models import apply
@@ -127,11 +128,12 @@ class PhotoParser:
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """uint8 `[H, W, 3]`, sides multiples of 64, as it is -> float32 `[H, W, K]`.
 
-        With a second look, enlarged, and the classes' balance.
+        With a second look, enlarged, the classes' balance, and what colour tells about skin.
         """
         images = image[None]
         second = self._far(self._params, images)
-        return np.asarray(self._balanced(images, self._mean(images), second))[0]
+        found = np.asarray(self._balanced(images, self._mean(images), second))[0]
+        return by_complexion(image, found, self.labels)
 
     def parse(self, image: np.ndarray) -> tuple[np.ndarray, list[Face]]:
         """Class indices of a photo at its own size, uint8 `[H, W]`, and its faces, largest first.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from hsd_jax import composite, photo, weights
 from hsd_jax.compiled import SwapPrograms
@@ -102,7 +103,7 @@ class HeadSwapper:
             photo.open_photo(head), head_person, _name(head, "head"), target.share
         )
         source, target = widen(self._parser, source, target)
-        source = crowned(source, self._labels)
+        source = rounded(source, self._labels)
         shift, layout = self._programs.align(source.layout, target.layout)
         source = moved(source, shift, layout)
         plan = self._programs.plan(source.layout, target.layout)
@@ -143,23 +144,33 @@ def _cut_off(head: Person, body: Person, labels: LabelSet) -> bool:
     return bool(np.any((touched > _TOUCHING) & (np.min(rooms, axis=0) > 0.01)))
 
 
-def crowned(head: Person, labels: LabelSet) -> Person:
-    """A head that its photo's upper edge cuts off, rounded above that edge by a flat half ellipse.
+def rounded(head: Person, labels: LabelSet) -> Person:
+    """A head that its photo's edges cut off, ended beyond them in flat half ellipses.
 
     What the parser sees there are repeated pixels; only the layout's shape is used, and painted.
     """
-    edge = int(np.argmax(photo.inside(head.photo, head.crop, SIZE).any(1)))
-    if edge == 0:
-        return head
-    layout = head.layout.copy()
-    above, columns = layout[:edge], np.flatnonzero(np.isin(layout[edge], labels.head))
-    above[np.isin(above, labels.head)] = labels.background
-    if len(columns) > _TOUCHING:
+    inside, layout = photo.inside(head.photo, head.crop, SIZE), head.layout.copy()
+    for view, within in ((layout, inside.any(1)), (layout.T, inside.any(0))):
+        places = np.flatnonzero(within)
+        _end(view[places[0] :: -1], labels)
+        _end(view[places[-1] :], labels)
+    return replace(head, layout=layout)
+
+
+def _end(layout: np.ndarray, labels: LabelSet) -> None:
+    """Ends heads beyond the first row, in place: each run of that row's head pixels by itself."""
+    head = np.isin(layout[0], labels.head)
+    beyond = layout[1:]
+    beyond[np.isin(beyond, labels.head)] = labels.background
+    runs: Any = ndimage.label(ndimage.binary_closing(head, iterations=_TOUCHING))
+    for run in range(1, runs[1] + 1):
+        columns = np.flatnonzero(head & (runs[0] == run))
+        if len(columns) <= _TOUCHING:
+            continue
         middle, half = np.mean(columns[[0, -1]]), np.ptp(columns) / 2 + 1
         height = _CROWN * half * np.sqrt(1 - ((columns - middle) / half) ** 2)
-        rows, order = np.nonzero(np.arange(edge)[:, None] >= edge - height[None])
-        above[rows, columns[order]] = layout[edge, columns[order]]
-    return replace(head, layout=layout)
+        rows, order = np.nonzero(np.arange(1, len(layout))[:, None] <= height[None])
+        beyond[rows, columns[order]] = layout[0, columns[order]]
 
 
 def moved(head: Person, shift: int, layout: np.ndarray) -> Person:
@@ -173,8 +184,8 @@ def finish(
 ) -> SwapResult:
     """Paste back: the painted crop at the body photo's resolution, under the kept pixels."""
     layers = composite.Layers.at_crop(head.image, body.image, plan.head, plan.body)
-    background = (plan.layout == labels.background) & photo.inside(body.photo, body.crop, SIZE)
-    painted = composite.settle(picture, layers, background)
+    inside = photo.inside(body.photo, body.crop, SIZE)
+    painted = composite.settle(picture, layers, np.asarray(plan.layout), labels, inside)
     # The head by its own crop and the body's very pixels, at the resolution of the body's photo.
     side = body.crop.side
     native = composite.Layers(

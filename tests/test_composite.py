@@ -1,10 +1,14 @@
 """Kept pixels stay what they are, and what is painted fits them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hsd_jax import composite
+from hsd_jax.complexion import even, to_lab
 from hsd_jax.composite import Layers
+from hsd_jax.labels import HALFBODY9
 
 
 @pytest.fixture
@@ -44,9 +48,39 @@ def test_painted_colours_are_moved_to_the_border(layers: Layers):
 
 def test_hidden_background_continues_what_is_around(layers: Layers):
     painted = np.full((64, 64, 3), 10, np.uint8)
-    background = np.ones((64, 64), bool)
-    settled = composite.settle(painted, layers, background)
+    layout = np.full((64, 64), HALFBODY9.background)
+    settled = composite.settle(painted, layers, layout, HALFBODY9)
     np.testing.assert_allclose(settled[20:44, 20:44], 120, atol=1)
+
+
+def test_hidden_clothes_take_tone_and_pattern_of_what_is_around(layers: Layers):
+    stripes = np.where(np.arange(64)[:, None] // 4 % 2, 160, 80).astype(np.uint8)
+    body = np.broadcast_to(stripes[..., None], (64, 64, 3)).copy()
+    body[layers.body_alpha < 1] = 10
+    striped = replace(layers, body=body)
+    layout = np.full((64, 64), HALFBODY9.index("clothes"))
+    settled = composite.settle(np.full((64, 64, 3), 60, np.uint8), striped, layout, HALFBODY9)
+    middle = settled[26:38, 30:34, 0].astype(int)
+    assert 95 < middle.mean() < 145 and np.ptp(middle.mean(1)) > 40
+
+
+def test_painted_skin_keeps_near_the_hue_of_the_face(layers: Layers):
+    face_colour, painted_colour = np.array([200, 150, 130]), np.array([150, 110, 190])
+    head = np.broadcast_to(face_colour.astype(np.uint8), (64, 64, 3))
+    face = np.zeros((64, 64), bool)
+    face[:20] = True
+    painted = np.broadcast_to(painted_colour.astype(np.float32), (64, 64, 3)).copy()
+    skin = np.zeros((64, 64), bool)
+    skin[30:60] = True
+    result = even(painted, skin, head, face)
+    own, before, after = (to_lab(x) for x in (face_colour, painted_colour, result[45, 32]))
+    strayed = np.hypot(*(before - own)[1:])
+    # Colours beyond sRGB are clipped, so not to the digit.
+    np.testing.assert_allclose(np.hypot(*(after - own)[1:]), 4 + 0.2 * (strayed - 4), rtol=0.5)
+    np.testing.assert_allclose(after[0], before[0], atol=0.5)
+    np.testing.assert_array_equal(result[:25], painted[:25])
+    same = even(head.astype(np.float32), skin, head, face)
+    np.testing.assert_allclose(same, head, atol=0.01)
 
 
 def test_membrane_keeps_what_counts_and_stays_between_its_values():

@@ -229,8 +229,8 @@ def test_cut_and_paste_shows_the_old_head_and_the_true_neck(case: holes.Case):
 
 def test_blending_the_painted_truth_gives_the_truth(case: holes.Case):
     own = np.isin(case.layout, LABELS.head)
-    # Without background, whose plate does not come from what is painted.
-    person = np.where(case.layout == LABELS.background, LABELS.index("clothes"), case.layout)
+    # With a hat in the hole: background, clothes and skin are more than what is painted.
+    person = np.where(own, case.layout, LABELS.index("hat"))
     plan = Plan(person, person, head=own, body=~own & ~case.hole)
     np.testing.assert_array_equal(selfswap._blended(case, plan, case.truth, LABELS), case.truth)
     with pytest.raises(ValueError, match="keeps pixels that are destroyed"):

@@ -27,6 +27,7 @@ mix_layouts = jax.jit(mixing.mix_layouts, static_argnums=2)
 head_cover = jax.jit(mixing.head_cover, static_argnums=2)
 remove_neck = jax.jit(mixing.remove_neck, static_argnums=1)
 neck_shift = jax.jit(mixing.neck_shift, static_argnums=2)
+turned_neck_shift = jax.jit(mixing.turned_neck_shift, static_argnums=2)
 shift_columns = jax.jit(mixing.shift_columns, static_argnums=3)
 
 
@@ -99,6 +100,23 @@ def test_neck_shift_golden():
     turned[3] = [0, 0, 0, 0, 0, 0, 2]
     assert int(neck_shift(WOMAN, turned, L)) == 2
     assert int(neck_shift(turned, WOMAN, L)) == -2
+
+
+def test_a_neck_beside_its_face_draws_the_head_on():
+    def person(neck: slice) -> np.ndarray:
+        layout = np.full((256, 256), L.background)
+        layout[60:124, 90:154], layout[124:150, neck] = L.face, L.neck[0]
+        return layout
+
+    straight, bent = person(slice(102, 142)), person(slice(132, 172))
+    assert int(turned_neck_shift(straight, straight, L)) == 0
+    # 30 columns apart, less 0.15 of 64
+    assert int(turned_neck_shift(straight, bent, L)) == 20
+    assert int(turned_neck_shift(bent, straight, L)) == -20
+    nearly = person(slice(110, 150))
+    assert int(turned_neck_shift(straight, nearly, L)) == 0
+    hidden = np.where(bent == L.neck[0], L.background, bent)
+    assert int(turned_neck_shift(straight, hidden, L)) == 0
 
 
 def test_neck_shift_without_a_lower_face_is_zero():

@@ -1,5 +1,7 @@
 """The whole way with the embedded weights, by the Python interface, on the demo's photos."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from hsd_jax import HeadSwapper, photo
 from hsd_jax.demo import find_photos
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parse import Person
-from hsd_jax.swap import crowned, widen
+from hsd_jax.swap import rounded, widen
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +84,23 @@ def head_layout(columns: slice, rows: slice) -> np.ndarray:
 
 def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
     layout = head_layout(slice(100, 160), slice(0, 90))
-    assert crowned(edge_person(0, layout), HALFBODY9).layout is layout
-    got = crowned(edge_person(40, layout), HALFBODY9).layout
+    np.testing.assert_array_equal(rounded(edge_person(0, layout), HALFBODY9).layout, layout)
+    got = rounded(edge_person(40, layout), HALFBODY9).layout
     np.testing.assert_array_equal(got[40:], layout[40:])
     heights = (got[:40] == HALFBODY9.index("hair")).sum(0)
     assert heights[128:132].min() >= 11 and heights[99] == heights[160] == 0
     assert np.all(np.diff(heights[100:130]) >= 0) and np.all(heights[:100] == 0)
+
+
+def test_strands_of_hair_cut_off_below_end_each_in_its_own_curve():
+    layout = sum(head_layout(slice(left, left + 30), slice(0, 256)) for left in (80, 150))
+    layout[240:, 110:150] = HALFBODY9.index("clothes")
+    person = replace(edge_person(0, layout), crop=photo.Crop(72, 184, 256))  # 216 rows of photo
+    got = rounded(person, HALFBODY9).layout
+    np.testing.assert_array_equal(got[:216], layout[:216])
+    np.testing.assert_array_equal(got[:, 110:150], layout[:, 110:150])
+    lengths = (got[216:] == HALFBODY9.index("hair")).sum(0)
+    assert lengths[[95, 165]].tolist() == [6, 6] and lengths.max() <= 7
 
 
 def test_a_crop_that_cuts_the_head_off_is_widened(swapper, pair):

@@ -24,6 +24,7 @@ from hsd_jax.evaluation.pairs import usable
 from hsd_jax.labels import LabelSet, get_label_set, one_hot, remap
 from hsd_jax.mixing import group_mask, head_cover, remove_neck
 from hsd_jax.models import apply
+from hsd_jax.painting import classes_without_head
 from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
 
@@ -88,15 +89,12 @@ class Filler:
             factor = side // size
             small = holed[:, factor // 2 :: factor, factor // 2 :: factor]
             probs = apply(part.module, params, one_hot(small, labels)).probs
-            shape = (*holed.shape, labels.num_classes)
-            probs = jax.image.resize(probs, shape, "bilinear")
-            head = jnp.isin(jnp.arange(labels.num_classes), jnp.array(labels.head))
+            enlarged = jax.image.resize(probs, (*holed.shape, labels.num_classes), "bilinear")
             rest = ~group_mask(holed, (*labels.head, *labels.body))
-            allowed = jnp.where(head[None, None, None], -1.0, probs)
             return {
                 "input": holed,
-                "generator": probs.argmax(-1),
-                "swap": jnp.where(rest, allowed.argmax(-1), holed),
+                "generator": enlarged.argmax(-1),
+                "swap": jnp.where(rest, classes_without_head(probs, side, labels), holed),
             }
 
         self._fill, self._params = jax.jit(fill), part.params

@@ -112,8 +112,7 @@ def _blended(
             "narrower than those of evaluation/holes.py; make these no wider"
         )
     layers = composite.Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
-    background = plan.layout == labels.background
-    return composite.blend(composite.settle(painted, layers, background), layers)
+    return composite.blend(composite.settle(painted, layers, plan.layout, labels), layers)
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:

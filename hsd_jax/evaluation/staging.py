@@ -8,7 +8,7 @@ import numpy as np
 from hsd_jax import photo
 from hsd_jax.evaluation.pairs import Picture
 from hsd_jax.labels import LabelSet
-from hsd_jax.mixing import neck_shift
+from hsd_jax.mixing import turned_neck_shift
 from hsd_jax.photo import Crop
 
 
@@ -29,7 +29,7 @@ class Staged(NamedTuple):
     shift: int
 
 
-_neck_shift = jax.jit(neck_shift, static_argnames="labels")
+_neck_shift = jax.jit(turned_neck_shift, static_argnames="labels")
 
 
 def stage(head: Picture, body: Picture, labels: LabelSet, frame: str, aligned: bool) -> Staged:

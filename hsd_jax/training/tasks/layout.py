@@ -45,6 +45,19 @@ def holes(batch: Batch, labels: LabelSet) -> jax.Array:
     return remove_neck(covered, labels).astype(jnp.int32)
 
 
+def soft_jaccard(probs: jax.Array, target: jax.Array) -> jax.Array:
+    """One minus IoU of soft layouts (Rahman and Wang 2016), `[B]`: mean over the classes shown.
+
+    Args:
+      probs: `[B, H, W, C]`.
+      target: `[B, H, W, C]`, one-hot.
+    """
+    inside = jnp.sum(probs * target, (1, 2))
+    area = jnp.sum(target, (1, 2))
+    lost = 1 - inside / jnp.maximum(jnp.sum(probs, (1, 2)) + area - inside, 1.0)
+    return jnp.sum(lost * (area > 0), -1) / jnp.sum(area > 0, -1)
+
+
 def make(config: Mapping[str, Any]) -> Task:
     """`config`: `labels`, `model` (fields of `LayoutGenerator`), `discriminator`, `data`, `loss`.
 
@@ -79,6 +92,10 @@ def make(config: Mapping[str, Any]) -> Task:
         ce_logits = cross_entropy(jax.nn.log_softmax(out.logits))
         value = ce + weights["logits"] * ce_logits
         metrics = {"ce": ce, "ce_logits": ce_logits, "focus": jnp.mean(out.focus)}
+        if weights["overlap"] > 0:
+            overlap = jnp.mean(soft_jaccard(out.probs, one_hot(target, labels)))
+            value += weights["overlap"] * overlap
+            metrics["overlap"] = overlap
         if adversarial:
             fake = jax.vmap(gumbel_softmax)(log_probs(out.probs), per_example(key, batch))
             real = one_hot(target, labels)

@@ -1,0 +1,136 @@
+"""Bare skin by the colour of a person's own face: found in photos, and painted in its hue.
+
+Parsers that learnt from automatic labels call bare arms and shoulders clothes. A face and the rest
+of a person's skin have one hue, in any light that falls on both (Fleck, Forsyth and Bregler,
+"Finding Naked People", 1996): so the face tells where clothes end.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from hsd_jax.labels import LabelSet
+
+_SKIN = "skin"
+_LIMBS = ("skin", "left_arm", "right_arm", "left_leg", "right_leg")
+_MIN_FACE = 50  # pixels: fewer have no reliable median
+_SMOOTH = 1.5  # sigma over which a pixel's colour is taken
+
+# Fitted on trusted training layouts, in units of CIE a*b*: of skin half lies nearer to the face's
+# median than 6.5 and a tenth beyond 15, of clothes a tenth nearer than 11 and half beyond 21.
+_EQUAL, _SLOPE, _CAP = 11.0, 0.26, 2.0  # log odds of skin: 0 at _EQUAL, steep by _SLOPE, at most
+_TRUST = 0.3  # of these odds beside the net's own, which has seen the colour too
+_LEAST = 0.02  # probability of skin that evidence can work on
+_SAME = (6.0, 25.0)  # chroma, lightness: as far from the face's as its own skin is
+
+_HUE, _BACK = 4.0, 0.8  # chroma that painted skin may stray from the face's; the way back of more
+_HUE_SIGMA = 2.0
+
+
+def skin_classes(labels: LabelSet) -> tuple[int, ...]:
+    """Neck and bare limbs."""
+    return (*labels.neck, *(i for i in labels.body if labels.classes[i] in _LIMBS))
+
+
+def by_complexion(image: np.ndarray, probabilities: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """A parser's probabilities with the evidence of colour for and against bare skin.
+
+    Between classes of body and neck alone; clothes of the face's very colour that touch its neck or
+    skin are skin.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+      probabilities: float32 `[H, W, K]`.
+      labels: of the classes; without one called "skin" in the group body nothing changes.
+
+    Returns:
+      float32 `[H, W, K]`, rows that sum to 1.
+    """
+    skin = next((i for i in labels.body if labels.classes[i] == _SKIN), None)
+    best = probabilities.argmax(-1)
+    face = np.asarray(ndimage.binary_erosion(best == labels.face, iterations=2), bool)
+    if skin is None or face.sum() < _MIN_FACE:
+        return probabilities
+    lab = to_lab(ndimage.gaussian_filter(image.astype(np.float32), (_SMOOTH, _SMOOTH, 0)))
+    away = lab - np.median(lab[face], axis=0)
+    chroma = np.hypot(away[..., 1], away[..., 2])
+    trunk = np.isin(best, (*labels.body, *labels.neck))
+    odds = np.clip(_SLOPE * (_EQUAL - chroma), -_CAP, _CAP)
+    result = probabilities.copy()
+    evidence = np.maximum(result[..., skin], _LEAST) * np.exp(_TRUST * odds)
+    result[..., skin] = np.where(trunk, evidence, result[..., skin])
+    same = (chroma < _SAME[0]) & (np.abs(away[..., 0]) < _SAME[1]) & trunk
+    result[_bare(result.argmax(-1), same, skin, labels), skin] = 1e3
+    return result / result.sum(-1, keepdims=True)
+
+
+def _bare(best: np.ndarray, same: np.ndarray, skin: int, labels: LabelSet) -> np.ndarray:
+    """Clothes of the face's colour, connected with skin or neck: bool `[H, W]`."""
+    known = np.isin(best, (skin, *labels.neck))
+    bare = np.asarray(ndimage.binary_opening(same & ~known, iterations=2), bool)
+    labelled: Any = ndimage.label(bare | known)
+    regions: np.ndarray = labelled[0]
+    touching = np.unique(regions[known])
+    return bare & np.isin(regions, touching)
+
+
+def even(
+    painted: np.ndarray, skin: np.ndarray, picture: np.ndarray, face: np.ndarray
+) -> np.ndarray:
+    """Painted skin whose hue strays from the face's, brought half the way back; lightness stays.
+
+    Args:
+      painted: float32 `[H, W, 3]`, 0 to 255.
+      skin: bool `[H, W]`, where it shows skin.
+      picture: uint8 `[H, W, 3]`, that holds the face.
+      face: bool `[H, W]`, where in it.
+
+    Returns:
+      float32 `[H, W, 3]`, 0 to 255.
+    """
+    face = np.asarray(ndimage.binary_erosion(face, iterations=2), bool)
+    if face.sum() < _MIN_FACE or not skin.any():
+        return painted
+    smooth = to_lab(local_mean(picture.astype(np.float32), face, 1.0))
+    own = np.median(smooth[face], axis=0)
+    lab = to_lab(np.clip(painted, 0, 255))
+    away = local_mean(lab, skin, _HUE_SIGMA)[..., 1:] - own[1:]
+    chroma = np.hypot(away[..., :1], away[..., 1:])
+    too_far = np.maximum(chroma - _HUE, 0) / np.maximum(chroma, 1e-6)
+    lab[..., 1:] -= _BACK * too_far * away
+    share = ndimage.gaussian_filter(skin.astype(np.float32), 1.0)[..., None]
+    return painted + share * (to_rgb(lab) - painted)
+
+
+def local_mean(picture: np.ndarray, region: np.ndarray, sigma: float) -> np.ndarray:
+    """Of the region's pixels around each place, float32 `[H, W, C]`."""
+    weight = region.astype(np.float32)[..., None]
+    mean = ndimage.gaussian_filter(picture * weight, (sigma, sigma, 0))
+    return mean / np.maximum(ndimage.gaussian_filter(weight, (sigma, sigma, 0)), 1e-6)
+
+
+def to_lab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB of 0 to 255 to CIE L*a*b* under D65, float32 `[..., 3]` (IEC 61966-2-1, CIE 15)."""
+    x = np.asarray(rgb, np.float32) / 255
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ _XYZ.T / _XYZ.sum(1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    lightness = 116 * f[..., 1] - 16
+    a, b = 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])
+    return np.stack([lightness, a, b], -1).astype(np.float32)
+
+
+def to_rgb(lab: np.ndarray) -> np.ndarray:
+    """The inverse of `to_lab`; colours beyond sRGB are clipped."""
+    y = (lab[..., 0] + 16) / 116
+    f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
+    xyz = np.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)
+    linear = np.clip((xyz * _XYZ.sum(1)) @ np.linalg.inv(_XYZ).T, 0, 1)
+    x = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (x * 255).astype(np.float32)
+
+
+_XYZ = np.array(
+    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
+)
