@@ -195,6 +195,7 @@ def _add_selfswap(subparsers: Any) -> None:
     add("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS)
     add("--count", type=_number(1), metavar="N", help="only the first N pictures")
     add("--seed", type=_number(0), default=0, metavar="N", help="of partners and samples")
+    add("--groups", action="store_true", help="also by skin tone and hair length")
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help="write the first pictures")
 

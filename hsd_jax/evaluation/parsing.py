@@ -1,6 +1,7 @@
 """The parser on test pictures, as a swap uses it: IoU of each class.
 
     python -m hsd_jax.evaluation.parsing --data DIR [--weights NAME|DIR] [--sources NAME ...]
+        [--groups]
 
 Pixels of all pictures are counted together. Figures of sources whose labels a program drew say how
 well the parser repeats that program; `ccp_gt` was drawn by hand.
@@ -8,22 +9,23 @@ well the parser repeats that program; `ccp_gt` was drawn by hand.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hsd_jax import weights
+from hsd_jax.evaluation.groups import ORDER, groups_of
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.parse import PhotoParser
 from hsd_jax.status import module_parser, status_of
 
 
-def counted(
+def each(
     source: Any, parser: PhotoParser, sources: Sequence[str] | None = None
-) -> tuple[np.ndarray, int]:
-    """The confusion matrix of all pictures (see `metrics.confusion`), and how many these are.
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray]]:
+    """Every picture's example, and its confusion matrix (see `metrics.confusion`).
 
     Args:
       source: a `hsd_jax.training.input.Source` in the parser's label set.
@@ -35,16 +37,12 @@ def counted(
     """
     if unknown := sorted(set(sources or ()) - set(source.names)):
         raise ValueError(f"no pictures from {', '.join(unknown)}: use {set(source.names)}")
-    classes, pictures = parser.labels.num_classes, 0
-    counts = np.zeros((classes, classes), np.int64)
     for index, name in enumerate(source.names):
         if sources and name not in sources:
             continue
         example = source[index]
         seen = parser.probabilities(example["image"]).argmax(-1)
-        counts += confusion(example["layout"], seen, classes)
-        pictures += 1
-    return counts, pictures
+        yield example, confusion(example["layout"], seen, parser.labels.num_classes)
 
 
 def figures(counts: np.ndarray, labels: LabelSet) -> dict[str, float]:
@@ -64,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data", required=True, metavar="DIR", help="folder of the built data set")
     add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")
     add("--sources", nargs="+", metavar="NAME", help="only pictures of these")
+    add("--groups", action="store_true", help="also by skin tone and hair length")
     options = arguments.parse_args(argv)
     return status_of(name, lambda: _run(options), extras="train")
 
@@ -73,10 +72,21 @@ def _run(options: argparse.Namespace) -> None:
 
     part = weights.load_part(weights.find(options.weights), "parser")
     source = load_source(options.data, "test")
-    counts, pictures = counted(source, PhotoParser(part), options.sources)
-    print(f"{pictures} test pictures, weights {options.weights}")
-    for label, value in figures(counts, get_label_set(part.extra["labels"])).items():
-        print(f"{label:12s} {value:.3f}")
+    labels = get_label_set(part.extra["labels"])
+    counts: dict[str, list[np.ndarray]] = {"all": []}
+    for example, seen in each(source, PhotoParser(part), options.sources):
+        groups = groups_of(example["image"], example["layout"], labels) if options.groups else ()
+        for group in ("all", *groups):
+            counts.setdefault(group, []).append(seen)
+    print(f"{len(counts['all'])} test pictures, weights {options.weights}")
+    columns = [group for group in ("all", *ORDER) if counts.get(group)]
+    found = {group: figures(np.sum(counts[group], 0), labels) for group in columns}
+    if options.groups:
+        heads = [f"{group} ({len(counts[group])})" for group in columns]
+        print(" " * 12, *(f"{head:>17s}" for head in heads))
+    for label in found["all"]:
+        cells = (f"{found[group].get(label, np.nan):.3f}" for group in columns)
+        print(f"{label:12s}", *(f"{cell:>17s}" if options.groups else cell for cell in cells))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The offline benchmark with known truth: test people's own heads, put back on their own bodies.
 
     python -m hsd_jax.evaluation.selfswap --data DIR [--weights NAME|DIR] [--sources NAME ...]
-        [--count N] [--seed N] [--json FILE] [--sheet PNG]
+        [--count N] [--seed N] [--groups] [--json FILE] [--sheet PNG]
 
 The hole that another person's head leaves (`hsd_jax.evaluation.holes`) is painted by each method,
 and what it painted is compared with the true pixels (`hsd_jax.evaluation.metrics`). `hsd` is the
@@ -39,6 +39,7 @@ import numpy as np
 import hsd_jax
 from hsd_jax import composite, photo, weights
 from hsd_jax.evaluation import metrics
+from hsd_jax.evaluation.groups import ORDER, groups_of
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE
@@ -151,6 +152,20 @@ class Figures:
         default_factory=lambda: {method: {name: [] for name in FIGURES} for method in METHODS}
     )
     sheet: list[np.ndarray] = field(default_factory=list)
+    groups: list[tuple[str, ...]] = field(default_factory=list)
+
+    def of(self, group: str) -> "Figures":
+        """Those of a group of `hsd_jax.evaluation.groups` alone."""
+        places = [i for i, groups in enumerate(self.groups) if group in groups]
+
+        def chosen(numbers: list[Any]) -> list[Any]:
+            return [numbers[i] for i in places]
+
+        values = {
+            method: {name: chosen(numbers) for name, numbers in row.items()}
+            for method, row in self.values.items()
+        }
+        return Figures(chosen(self.indices), chosen(self.shares), values)
 
     def intervals(self, seed: int) -> dict[str, dict[str, metrics.Interval]]:
         """Mean over the pictures, with its bootstrap interval."""
@@ -183,6 +198,7 @@ def evaluate(
             results.append(dict(zip(METHODS, row, strict=True)))
             figures.indices.append(case.index)
             figures.shares.append(float(case.hole.mean()))
+            figures.groups.append(tuple(groups_of(case.truth, case.layout, swapper.labels)))
             if len(figures.sheet) < _SHEET_ROWS:
                 figures.sheet.append(np.concatenate([case.truth, case.destroyed, *row], axis=1))
         _measure(figures, batch, results, distance)
@@ -261,7 +277,7 @@ def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict
             method: {name: interval._asdict() for name, interval in row.items()}
             for method, row in intervals.items()
         },
-        "per_picture": {"index": figures.indices, **figures.values},
+        "per_picture": {"index": figures.indices, "groups": figures.groups, **figures.values},
     }
 
 
@@ -298,6 +314,12 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{report['pictures']} test pictures, holes of {share:.1f} % on average, weights "
           f"{folder.name}; mean [95 % interval], * best")  # fmt: skip
     print(table(figures.intervals(options.seed)))
+    if options.groups:
+        for group in ORDER:
+            some = figures.of(group)
+            if some.indices:
+                print(f"\n{group}, {len(some.indices)} pictures")
+                print(table(some.intervals(options.seed)))
     if options.sheet:
         print(f"{options.sheet}: truth, hole, {', '.join(METHODS)}")
 
@@ -312,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--sources", nargs="+", metavar="NAME", help="only pictures, and partners, of these")
     add("--count", type=int, metavar="N", help="only the first N pictures")
     add("--seed", type=int, default=0, help="of partners and samples")
+    add("--groups", action="store_true", help="also by skin tone and hair length")
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help=f"write the first {_SHEET_ROWS} pictures")
     options = parser.parse_args(argv)
