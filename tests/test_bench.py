@@ -116,7 +116,7 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 
 
 def test_it_refuses_in_one_line(capsys, monkeypatch):
-    assert cli.main(["bench", "swap", "--vs", "torch"]) == 2
+    assert cli.main(["bench", "batch", "--vs", "torch"]) == 2
     assert "no peer" in capsys.readouterr().err
     monkeypatch.setattr(bench_cli.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["bench", "unet", "--vs", "torch"]) == 2

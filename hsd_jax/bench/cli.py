@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SUBJECTS = ("conv", "unet", "autoencoder", "swap", "train", "batch")
-_WITH_PEERS = ("unet", "autoencoder", "train")
+_WITH_PEERS = ("unet", "autoencoder", "swap", "train")
 
 
 def add_bench(subparsers: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from hsd_jax.bench import sampler
 from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.timing import ROUNDS
 from hsd_jax.demo import find_photos
@@ -24,8 +25,7 @@ _STAGES = {
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """The demo's photos; the first swap does not count."""
-    del vs_torch
+    """The demo's photos, the first swap not counting; with PyTorch the paper's nets too."""
     head, body = find_photos()
     swapper = HeadSwapper.from_pretrained()
     tell("compiling")
@@ -46,7 +46,11 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     networks = sum(row[1] for row in rows)
     total = 1e3 * statistics.median(totals)
     rows += [["networks together", networks], ["all else: crops, edges, pasting", total - networks]]
-    return Report("swap", [Table("A swap of the demo's photos", ("stage", "ms"), rows)])
+    tables = [Table("A swap of the demo's photos", ("stage", "ms"), rows)]
+    if vs_torch:
+        title = "The networks of a swap at the paper's size, float32"
+        tables.append(Table(title, sampler.COLUMNS, sampler.rows(tell)))
+    return Report("swap", tables)
 
 
 @contextmanager

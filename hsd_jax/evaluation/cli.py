@@ -196,6 +196,8 @@ def _add_selfswap(subparsers: Any) -> None:
     add("--count", type=_number(1), metavar="N", help="only the first N pictures")
     add("--seed", type=_number(0), default=0, metavar="N", help="of partners and samples")
     add("--groups", action="store_true", help="also by skin tone and hair length")
+    add("--solver", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
+    add("--steps", type=_number(2), metavar="N", help="default: what suits the weights")
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help="write the first pictures")
 

@@ -1,7 +1,8 @@
 """The offline benchmark with known truth: test people's own heads, put back on their own bodies.
 
     python -m hsd_jax.evaluation.selfswap --data DIR [--weights NAME|DIR] [--sources NAME ...]
-        [--count N] [--seed N] [--groups] [--json FILE] [--sheet PNG]
+        [--count N] [--seed N] [--groups] [--solver NAME]
+        [--steps N] [--json FILE] [--sheet PNG]
 
 The hole that another person's head leaves (`hsd_jax.evaluation.holes`) is painted by each method,
 and what it painted is compared with the true pixels (`hsd_jax.evaluation.metrics`). `hsd` is the
@@ -38,6 +39,7 @@ import numpy as np
 
 import hsd_jax
 from hsd_jax import composite, photo, weights
+from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
 from hsd_jax.labels import LabelSet, get_label_set
@@ -65,13 +67,15 @@ def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
 class SelfSwapper:
     """A swap's own code on cases, in batches of one size, compiled once."""
 
-    def __init__(self, parts: dict[str, weights.Loaded]):
-        """`parts`: the four nets that `Painter` takes."""
+    def __init__(
+        self, parts: dict[str, weights.Loaded], solver: str = SOLVER, steps: int | None = None
+    ):
+        """`parts`: the four nets that `Painter` takes; the rest as in `Painter.paint`."""
         painter = Painter(parts)
         self.labels = painter.labels
         self._params = {name: part.params for name, part in parts.items()}
         self._plan = jax.jit(jax.vmap(painter.plan, in_axes=(None, 0, 0)))
-        paint = partial(painter.paint, solver=SOLVER, num_steps=None, keep=False)
+        paint = partial(painter.paint, solver=solver, num_steps=steps, keep=False)
         self._paint = jax.jit(jax.vmap(paint, in_axes=(None, 0, 0, 0, 0)))
 
     def __call__(self, cases: Sequence["Case"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -269,7 +273,8 @@ def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict
         "device": jax.devices()[0].device_kind,
         "weights": folder.resolve().name,
         "seed": options.seed,
-        "solver": SOLVER,
+        "solver": options.solver,
+        "steps": options.steps,
         "sources": options.sources,
         "pictures": len(figures.indices),
         "hole_share": float(np.mean(figures.shares)),
@@ -287,6 +292,8 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.count is not None and options.count < 1:
         raise ValueError(f"--count is {options.count}: ask for at least 1 picture")
+    if options.steps is not None and options.steps < 2:
+        raise ValueError(f"--steps is {options.steps}: give 2 or more")
     if options.seed < 0:
         raise ValueError(f"--seed is {options.seed}: give 0 or more")
     if options.sheet:
@@ -301,7 +308,8 @@ def _run(options: argparse.Namespace) -> None:
     cases = holes.cases(
         source, labels, seed=options.seed, sources=options.sources, count=options.count
     )
-    swapper, distance = SelfSwapper(parts), metrics.PerceptualDistance(parser)
+    swapper = SelfSwapper(parts, options.solver, options.steps)
+    distance = metrics.PerceptualDistance(parser)
     figures = evaluate(cases, swapper, distance, options.seed)
     if not figures.indices:
         raise ValueError("no picture has a hole worth painting: use other --sources or --seed")
@@ -335,6 +343,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--count", type=int, metavar="N", help="only the first N pictures")
     add("--seed", type=int, default=0, help="of partners and samples")
     add("--groups", action="store_true", help="also by skin tone and hair length")
+    add("--solver", choices=tuple(SOLVERS), default=SOLVER, help="default: %(default)s")
+    add("--steps", type=int, metavar="N", help="calls of the UNet; default: what suits the weights")
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help=f"write the first {_SHEET_ROWS} pictures")
     options = parser.parse_args(argv)
