@@ -85,6 +85,15 @@ class LabelSet:
             )
         return self.classes.index(class_name)
 
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The class that each becomes in a mirror: left and right change places."""
+        sides = {"left": "right", "right": "left", "l": "r", "r": "l"}
+        names = ("_".join(sides.get(w, w) for w in name.split("_")) for name in self.classes)
+        return tuple(
+            self.classes.index(new) if new in self.classes else i for i, new in enumerate(names)
+        )
+
     def group(self, index: int) -> str:
         """The group of a class index: "head", "body", "neck" or "background"."""
         for name in ("head", "body", "neck"):

@@ -118,8 +118,8 @@ class Painter:
         factor = SIZE // self._layout_size
         small = blended[factor // 2 :: factor, factor // 2 :: factor]
         generator = self._modules["layout_generator"]
-        out = apply(generator, params, one_hot(small, self.labels)[None])
-        filled = classes_without_head(out.probs, SIZE, self.labels)[0]
+        probs = layout_probs(generator, params, small[None], self.labels)
+        filled = classes_without_head(probs, SIZE, self.labels)[0]
         return jnp.where(regions.rest > 0, filled, blended).astype(jnp.int32)
 
     def paint(
@@ -251,6 +251,20 @@ def _beside_head(layout: jax.Array, labels: LabelSet) -> jax.Array:
     rows = jnp.arange(layout.shape[0])
     chin = jnp.max(jnp.where(face.any(1), rows, -1))
     return (rows <= chin)[:, None] & ~head.any(0)[None]
+
+
+def layout_probs(module: Any, params: Any, layouts: jax.Array, labels: LabelSet) -> jax.Array:
+    """The layout generator's probabilities, mean of a layout's and its mirror's: `[B, h, w, K]`.
+
+    Args:
+      module, params: of the generator.
+      layouts: int `[B, h, w]`, with holes.
+      labels: of the layouts.
+    """
+    x, swapped = one_hot(layouts, labels), jnp.array(labels.mirrored)
+    both = jnp.concatenate([x, x[:, :, ::-1][..., swapped]])
+    straight, mirrored = jnp.split(apply(module, params, both).probs, 2)
+    return (straight + mirrored[:, :, ::-1][..., swapped]) / 2
 
 
 def classes_without_head(probs: jax.Array, size: int, labels: LabelSet) -> jax.Array:

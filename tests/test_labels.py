@@ -158,3 +158,13 @@ def test_colorize_and_one_hot_show_every_class():
     channels = one_hot(layout, HALFBODY9, jnp.bfloat16)
     assert channels.dtype == jnp.bfloat16
     np.testing.assert_array_equal(channels[0, 0].astype(np.float32), np.eye(9))
+
+
+def test_a_mirror_changes_left_and_right():
+    arms = [CIHP20.index("left_arm"), CIHP20.index("right_arm")]
+    assert [CIHP20.mirrored[i] for i in arms] == arms[::-1]
+    for labels in (CIHP20, HALFBODY9, CELEBAMASK19):
+        assert [labels.mirrored[i] for i in labels.mirrored] == list(range(labels.num_classes))
+    assert HALFBODY9.mirrored == tuple(range(9))
+    assert CELEBAMASK19.mirrored[CELEBAMASK19.index("l_ear")] == CELEBAMASK19.index("r_ear")
+    assert CELEBAMASK19.mirrored[CELEBAMASK19.index("l_lip")] == CELEBAMASK19.index("l_lip")

@@ -21,17 +21,16 @@ from hsd_jax.evaluation import cache, published
 from hsd_jax.evaluation.methods import Progress, batches
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.evaluation.pairs import usable
-from hsd_jax.labels import LabelSet, get_label_set, one_hot, remap
+from hsd_jax.labels import LabelSet, get_label_set, remap
 from hsd_jax.mixing import group_mask, head_cover, remove_neck
-from hsd_jax.models import apply
-from hsd_jax.painting import classes_without_head
+from hsd_jax.painting import classes_without_head, layout_probs
 from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
 
 BATCH = 16
 VIEWS = {
     "input": "the layout with its holes, which a method must beat",
-    "generator": "the generator's layout",
+    "generator": "the generator's layout, mean of two views: straight and mirrored",
     "swap": "the generator's classes in the holes alone, the head's excepted, as in a swap",
 }
 
@@ -88,7 +87,7 @@ class Filler:
                 raise ValueError(f"layouts of {side} pixels: give a multiple of {size}")
             factor = side // size
             small = holed[:, factor // 2 :: factor, factor // 2 :: factor]
-            probs = apply(part.module, params, one_hot(small, labels)).probs
+            probs = layout_probs(part.module, params, small, labels)
             enlarged = jax.image.resize(probs, (*holed.shape, labels.num_classes), "bilinear")
             rest = ~group_mask(holed, (*labels.head, *labels.body))
             return {
