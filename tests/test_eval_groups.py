@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hsd_jax.evaluation.groups import ORDER, groups_of, hair_length, skin_tone
-from hsd_jax.evaluation.selfswap import FIGURES, METHODS, Figures
+from hsd_jax.evaluation.selfswap import FIGURES, METHODS, Figures, hue_between
 from hsd_jax.labels import HALFBODY9 as L
 
 
@@ -36,6 +36,17 @@ def test_hair_is_long_when_it_reaches_below_the_chin():
     assert hair_length(person(33), L) == "short hair"
     assert hair_length(person(40), L) == "long hair"
     assert hair_length(np.where(person(40) == L.face, L.face, 0), L) == "no hair"
+
+
+def test_hue_between_regions_does_not_see_light():
+    layout = person(20)
+    face, neck = layout == L.face, np.zeros((64, 64), bool)
+    neck[40:50] = True
+    image = np.full((64, 64, 3), 90, np.uint8)
+    image[face] = 200
+    assert hue_between(image, neck, face) < 0.5  # greys
+    image[neck] = (200, 90, 90)
+    assert hue_between(image, neck, face) > 30
 
 
 def test_figures_of_a_group_are_those_of_its_pictures():

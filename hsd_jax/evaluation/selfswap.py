@@ -39,6 +39,7 @@ import numpy as np
 
 import hsd_jax
 from hsd_jax import composite, photo, weights
+from hsd_jax.complexion import to_lab
 from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
@@ -56,6 +57,7 @@ METHODS = ("hsd", "telea", "navier-stokes", "cut-and-paste", "class-colour")
 FIGURES = {"psnr": "PSNR dB", "pd_hsd": "PD-hsd", "ssim": "SSIM", "seam": "seam"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
 _RADIUS = 5
+_MIN_NECK = 100  # pixels in a hole: fewer have no reliable median
 _SHEET_ROWS = 12
 
 
@@ -146,9 +148,19 @@ def class_colour(case: "Case", layout: np.ndarray, labels: LabelSet) -> np.ndarr
     return result
 
 
+def hue_between(picture: np.ndarray, neck: np.ndarray, face: np.ndarray) -> float:
+    """Distance of two regions' median colours in CIE a*b*: of hue and chroma, not of light."""
+    ours, theirs = (np.median(to_lab(picture[region]), axis=0)[1:] for region in (neck, face))
+    return float(np.hypot(*(ours - theirs)))
+
+
 @dataclass
 class Figures:
-    """What was measured: `values[method][figure]` holds one number a picture."""
+    """What was measured: `values[method][figure]` holds one number a picture.
+
+    `hues` has, for each picture with a neck in its hole, how far that is from the face in hue:
+    the painted one and the true one.
+    """
 
     indices: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -157,6 +169,7 @@ class Figures:
     )
     sheet: list[np.ndarray] = field(default_factory=list)
     groups: list[tuple[str, ...]] = field(default_factory=list)
+    hues: list[tuple[float, float]] = field(default_factory=list)
 
     def of(self, group: str) -> "Figures":
         """Those of a group of `hsd_jax.evaluation.groups` alone."""
@@ -203,6 +216,11 @@ def evaluate(
             figures.indices.append(case.index)
             figures.shares.append(float(case.hole.mean()))
             figures.groups.append(tuple(groups_of(case.truth, case.layout, swapper.labels)))
+            neck = np.isin(case.layout, swapper.labels.neck) & case.hole
+            if neck.sum() >= _MIN_NECK:
+                face = case.layout == swapper.labels.face
+                painted, true = (hue_between(x, neck, face) for x in (picture, case.truth))
+                figures.hues.append((painted, true))
             if len(figures.sheet) < _SHEET_ROWS:
                 figures.sheet.append(np.concatenate([case.truth, case.destroyed, *row], axis=1))
         _measure(figures, batch, results, distance)
@@ -282,6 +300,7 @@ def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict
             method: {name: interval._asdict() for name, interval in row.items()}
             for method, row in intervals.items()
         },
+        "hues": figures.hues,
         "per_picture": {"index": figures.indices, "groups": figures.groups, **figures.values},
     }
 
@@ -322,6 +341,10 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{report['pictures']} test pictures, holes of {share:.1f} % on average, weights "
           f"{folder.name}; mean [95 % interval], * best")  # fmt: skip
     print(table(figures.intervals(options.seed)))
+    if figures.hues:
+        painted, true = np.mean(figures.hues, axis=0)
+        print(f"hue of neck and face, apart in a*b*: painted {painted:.1f}, in truth {true:.1f}; "
+              f"{len(figures.hues)} pictures")  # fmt: skip
     if options.groups:
         for group in ORDER:
             some = figures.of(group)
