@@ -86,7 +86,7 @@ def _layout(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-3
     config.model = ConfigDict(dict(preset="small", width=1.0, norm="group", patch=4))
     config.discriminator = ConfigDict(dict(ndf=32, n_layers=3, norm="group"))
-    config.loss = ConfigDict(dict(logits=1.0, adversarial=0.0, overlap=0.5))
+    config.loss = ConfigDict(dict(logits=1.0, adversarial=0.0, overlap=1.0))
     config.data.update(
         dict(size=256, scale=(0.8, 1.28), rotation=10.0, jitter=0.1, mirror=0.5, fit_partner=True)
     )
