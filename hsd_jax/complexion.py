@@ -1,4 +1,4 @@
-"""Bare skin by the colour of a person's own face: found in photos, and painted in its hue.
+"""Bare skin in photos, found by the colour of the person's own face.
 
 Parsers that learnt from automatic labels call bare arms and shoulders clothes. A face and the rest
 of a person's skin have one hue, in any light that falls on both (Fleck, Forsyth and Bregler,
@@ -17,15 +17,12 @@ _LIMBS = ("skin", "left_arm", "right_arm", "left_leg", "right_leg")
 _MIN_FACE = 50  # pixels: fewer have no reliable median
 _SMOOTH = 1.5  # sigma over which a pixel's colour is taken
 
-# Fitted on trusted training layouts, in units of CIE a*b*: of skin half lies nearer to the face's
-# median than 6.5 and a tenth beyond 15, of clothes a tenth nearer than 11 and half beyond 21.
+# In units of CIE a*b*: by trusted training layouts half of the skin lies nearer to the face's
+# median than 7.1 and a tenth beyond 15.3, of clothes a tenth nearer than 10.3, half beyond 20.4.
 _EQUAL, _SLOPE, _CAP = 11.0, 0.26, 2.0  # log odds of skin: 0 at _EQUAL, steep by _SLOPE, at most
 _TRUST = 0.3  # of these odds beside the net's own, which has seen the colour too
 _LEAST = 0.02  # probability of skin that evidence can work on
 _SAME = (6.0, 25.0)  # chroma, lightness: as far from the face's as its own skin is
-
-_HUE, _BACK = 4.0, 0.8  # chroma that painted skin may stray from the face's; the way back of more
-_HUE_SIGMA = 2.0
 
 
 def skin_classes(labels: LabelSet) -> tuple[int, ...]:
@@ -73,41 +70,6 @@ def _bare(best: np.ndarray, same: np.ndarray, skin: int, labels: LabelSet) -> np
     regions: np.ndarray = labelled[0]
     touching = np.unique(regions[known])
     return bare & np.isin(regions, touching)
-
-
-def even(
-    painted: np.ndarray, skin: np.ndarray, picture: np.ndarray, face: np.ndarray
-) -> np.ndarray:
-    """Painted skin whose hue strays from the face's, brought half the way back; lightness stays.
-
-    Args:
-      painted: float32 `[H, W, 3]`, 0 to 255.
-      skin: bool `[H, W]`, where it shows skin.
-      picture: uint8 `[H, W, 3]`, that holds the face.
-      face: bool `[H, W]`, where in it.
-
-    Returns:
-      float32 `[H, W, 3]`, 0 to 255.
-    """
-    face = np.asarray(ndimage.binary_erosion(face, iterations=2), bool)
-    if face.sum() < _MIN_FACE or not skin.any():
-        return painted
-    smooth = to_lab(local_mean(picture.astype(np.float32), face, 1.0))
-    own = np.median(smooth[face], axis=0)
-    lab = to_lab(np.clip(painted, 0, 255))
-    away = local_mean(lab, skin, _HUE_SIGMA)[..., 1:] - own[1:]
-    chroma = np.hypot(away[..., :1], away[..., 1:])
-    too_far = np.maximum(chroma - _HUE, 0) / np.maximum(chroma, 1e-6)
-    lab[..., 1:] -= _BACK * too_far * away
-    share = ndimage.gaussian_filter(skin.astype(np.float32), 1.0)[..., None]
-    return painted + share * (to_rgb(lab) - painted)
-
-
-def local_mean(picture: np.ndarray, region: np.ndarray, sigma: float) -> np.ndarray:
-    """Of the region's pixels around each place, float32 `[H, W, C]`."""
-    weight = region.astype(np.float32)[..., None]
-    mean = ndimage.gaussian_filter(picture * weight, (sigma, sigma, 0))
-    return mean / np.maximum(ndimage.gaussian_filter(weight, (sigma, sigma, 0)), 1e-6)
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from hsd_jax import texture
-from hsd_jax.complexion import even, local_mean, skin_classes
+from hsd_jax.complexion import skin_classes, to_lab, to_rgb
 from hsd_jax.labels import LabelSet
 
 _FADE = 3.0  # width of the fade, in pixels of the 256 crop
@@ -20,6 +20,9 @@ _SEEN = 0.01  # of the crop: from less there is nothing to continue
 _FINE, _COARSE = 2.0, 6.0  # sigmas: of a colour at an edge, of a tone without its folds
 _EDGE, _CLEAN = 3, 0.7  # pixels of the painted skin's edge, and how far these take colours inside
 _TONE = 0.5  # of the way from painted clothes to the tone seen around them
+_HUE, _BACK = 4.0, 0.8  # chroma that painted skin may stray from the face's; the way back of more
+_HUE_SIGMA = 2.0
+_MIN_FACE = 50  # pixels: fewer have no reliable median
 _TEXTURE = 0.7  # share of completed clothes over painted ones
 
 
@@ -104,7 +107,7 @@ def settle(
             result += _share(surface) * _TEXTURE * (_completed(guess, layers, surface) - result)
     face = (layout == labels.face) & (layers.head_alpha > 0.9)
     skin = np.isin(layout, skin_classes(labels))
-    result = even(result, skin, layers.head, face)
+    result = even_hue(result, skin, layers.head, face)
     result += layers.generated_alpha[..., None] * _clean_edge(result, skin)
     background = (layout == labels.background) & inside
     seen = layers.body_alpha * background
@@ -114,11 +117,38 @@ def settle(
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
+def even_hue(
+    painted: np.ndarray, skin: np.ndarray, picture: np.ndarray, face: np.ndarray
+) -> np.ndarray:
+    """Painted skin whose hue strays from the face's, brought most of the way back; lightness stays.
+
+    Args:
+      painted: float32 `[H, W, 3]`, 0 to 255.
+      skin: bool `[H, W]`, where it shows skin.
+      picture: uint8 `[H, W, 3]`, that holds the face.
+      face: bool `[H, W]`, where in it.
+
+    Returns:
+      float32 `[H, W, 3]`, 0 to 255.
+    """
+    face = np.asarray(ndimage.binary_erosion(face, iterations=2), bool)
+    if face.sum() < _MIN_FACE or not skin.any():
+        return painted
+    smooth = to_lab(_local_mean(picture.astype(np.float32), face, 1.0))
+    own = np.median(smooth[face], axis=0)
+    lab = to_lab(np.clip(painted, 0, 255))
+    away = _local_mean(lab, skin, _HUE_SIGMA)[..., 1:] - own[1:]
+    chroma = np.hypot(away[..., :1], away[..., 1:])
+    too_far = np.maximum(chroma - _HUE, 0) / np.maximum(chroma, 1e-6)
+    lab[..., 1:] -= _BACK * too_far * away
+    return painted + _share(skin) * (to_rgb(lab) - painted)
+
+
 def _clean_edge(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
     """What brings a region's edge to the colours inside it: a latent there mixes it with others."""
     inner = ndimage.binary_erosion(region, iterations=_EDGE, border_value=1)
     edge = _share(region) * (1 - _share(inner))
-    near = local_mean(picture, inner, _EDGE)
+    near = _local_mean(picture, inner, _EDGE)
     known = ndimage.gaussian_filter(inner.astype(np.float32), _EDGE)[..., None] > 1e-3
     return _CLEAN * edge * np.where(known, near - picture, 0)
 
@@ -131,9 +161,9 @@ def _share(region: np.ndarray) -> np.ndarray:
 def _tone(picture: np.ndarray, layers: Layers, region: np.ndarray) -> np.ndarray:
     """How far the region's colours are from the smooth continuation of what is seen of it."""
     seen = (layers.body_alpha > 0.5) & region
-    near = local_mean(layers.body.astype(np.float32), seen, _FINE)
+    near = _local_mean(layers.body.astype(np.float32), seen, _FINE)
     plate = ndimage.gaussian_filter(membrane(near, seen.astype(np.float32)), (2, 2, 0))
-    return plate - local_mean(picture, region, _COARSE)
+    return plate - _local_mean(picture, region, _COARSE)
 
 
 def _completed(guess: np.ndarray, layers: Layers, region: np.ndarray) -> np.ndarray:
@@ -146,8 +176,15 @@ def _completed(guess: np.ndarray, layers: Layers, region: np.ndarray) -> np.ndar
 def _level(plate: np.ndarray, seen: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """The hidden part of the plate brought to the brightness that is seen along its edge."""
     edge = hidden & ndimage.binary_dilation(seen, iterations=2)
-    step = local_mean(plate, seen, _FINE) - local_mean(plate, hidden, _FINE)
+    step = _local_mean(plate, seen, _FINE) - _local_mean(plate, hidden, _FINE)
     return np.where(hidden[..., None], plate + membrane(step, edge.astype(np.float32)), plate)
+
+
+def _local_mean(picture: np.ndarray, region: np.ndarray, sigma: float) -> np.ndarray:
+    """Of the region's pixels around each place, float32 `[H, W, C]`."""
+    weight = region.astype(np.float32)[..., None]
+    mean = ndimage.gaussian_filter(picture * weight, (sigma, sigma, 0))
+    return mean / np.maximum(ndimage.gaussian_filter(weight, (sigma, sigma, 0)), 1e-6)
 
 
 def match_border(painted: np.ndarray, layers: Layers) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hsd_jax import composite
-from hsd_jax.complexion import even, to_lab
-from hsd_jax.composite import Layers
+from hsd_jax.complexion import to_lab
+from hsd_jax.composite import Layers, even_hue
 from hsd_jax.labels import HALFBODY9
 
 
@@ -72,14 +72,14 @@ def test_painted_skin_keeps_near_the_hue_of_the_face(layers: Layers):
     painted = np.broadcast_to(painted_colour.astype(np.float32), (64, 64, 3)).copy()
     skin = np.zeros((64, 64), bool)
     skin[30:60] = True
-    result = even(painted, skin, head, face)
+    result = even_hue(painted, skin, head, face)
     own, before, after = (to_lab(x) for x in (face_colour, painted_colour, result[45, 32]))
     strayed = np.hypot(*(before - own)[1:])
     # Colours beyond sRGB are clipped, so not to the digit.
     np.testing.assert_allclose(np.hypot(*(after - own)[1:]), 4 + 0.2 * (strayed - 4), rtol=0.5)
     np.testing.assert_allclose(after[0], before[0], atol=0.5)
     np.testing.assert_array_equal(result[:25], painted[:25])
-    same = even(head.astype(np.float32), skin, head, face)
+    same = even_hue(head.astype(np.float32), skin, head, face)
     np.testing.assert_allclose(same, head, atol=0.01)
 
 
