@@ -15,6 +15,7 @@ from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.unet import table_rows
 from hsd_jax.bench.weights import random_params, relative_error
 from hsd_jax.models import apply, forms
+from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.blocks import ResBlock
 from hsd_jax.models.unet import UNet
 
@@ -28,7 +29,7 @@ def test_contenders_take_turns():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
     times = timing.interleaved(runs, rounds=3, seconds=0)
-    assert order == ["a", "b"] * 4  # one round that does not count
+    assert order == ["a", "b"] * 5  # two rounds that do not count
     assert [len(values) for values in times.values()] == [3, 3]
 
 
@@ -126,7 +127,6 @@ def test_it_refuses_in_one_line(capsys, monkeypatch):
 def test_peers_in_pytorch_are_the_same_nets():
     torch = pytest.importorskip("torch")
     from hsd_jax.bench import torch_peer as peer
-    from hsd_jax.models.autoencoder import Autoencoder
 
     x = np.random.default_rng(2).standard_normal((1, 8, 8, 6), np.float32)
     t = np.array([7], np.int32)
@@ -139,16 +139,42 @@ def test_peers_in_pytorch_are_the_same_nets():
     ours = compiled(lambda p: apply(unet, p, x[..., :3], t, x[..., 3:]))(params)
     assert relative_error(ours, theirs) < 1e-5
 
-    net = Autoencoder(n_embed=8, ch=32, ch_mult=(1, 2), num_res_blocks=1)
-    params = random_params(net, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
-    # The 1 x 1 convolutions beside the trunks pass everything on here.
-    for name in ("quant_conv", "post_quant_conv"):
-        params[name] = {"kernel": jnp.eye(3)[None, None], "bias": jnp.zeros(3)}
-    encoder, decoder = peer.coder_peers(net, params)
-    picture, z = x.repeat(2, 1).repeat(2, 2)[..., :3], x[..., :3]
+    embedded = UNet(
+        model_channels=32, channel_mult=(1, 2), num_res_blocks=1, num_head_channels=32,
+        use_scale_shift_norm=True,
+    )  # fmt: skip
+    params = random_params(embedded, x[..., :3], t, x[..., 3:])
     with torch.no_grad():
-        encoded, decoded = encoder(peer.tensor(picture)), decoder(peer.tensor(z))
-    ours = compiled(lambda p: apply(net, p, picture, method="encode"))(params)
+        theirs = peer.array(
+            peer.unet_peer(embedded, params, 6)(peer.tensor(x), peer.tensor(t, torch.int32))
+        )
+    ours = compiled(lambda p: apply(embedded, p, x[..., :3], t, x[..., 3:]))(params)
+    assert relative_error(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Autoencoder(n_embed=8, ch=32, ch_mult=(1, 2), num_res_blocks=1),
+        Autoencoder(
+            kind="kl", ch=32, ch_mult=(1,), num_res_blocks=1, patch=4, mid_attention=False,
+            embed_dim=3,
+        ),
+    ],
+    ids=["paper", "embedded"],
+)  # fmt: skip
+def test_autoencoders_in_pytorch_are_the_same_nets(net):
+    torch = pytest.importorskip("torch")
+    from hsd_jax.bench import torch_peer as peer
+
+    x = np.random.default_rng(2).standard_normal((1, 16, 16, 3), np.float32)
+    params = random_params(net, jax.ShapeDtypeStruct(x.shape, jnp.float32))
+    encode, decode = peer.autoencoder_peers(net, params)
+    z = x[:, :8, :8]
+    with torch.no_grad():
+        encoded, decoded = encode(peer.tensor(x)), decode(peer.tensor(z))
+    ours = compiled(lambda p: apply(net, p, x, method="encode"))(params)
+    ours = ours[0] if isinstance(ours, tuple) else ours
     assert relative_error(ours, peer.array(encoded)) < 1e-5
     run = compiled(lambda p: apply(net, p, z, force_not_quantize=True, method="decode"))
     assert relative_error(run(params), peer.array(decoded)) < 1e-5

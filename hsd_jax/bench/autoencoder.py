@@ -23,8 +23,6 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     batches = (1,) if jax.default_backend() == "cpu" else (1, 16)
     shape = jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), jnp.float32)
     params = random_params(Autoencoder(), shape)
-    for name in ("quant_conv", "post_quant_conv"):  # the peers are the trunks alone
-        params[name] = {"kernel": jnp.eye(3)[None, None], "bias": jnp.zeros(3)}
     rows = []
     for dtype in ("float32", "bfloat16"):
         for batch in batches:
@@ -43,7 +41,7 @@ def _rows(part: str, dtype: str, batch: int, params: Any, vs_torch: bool) -> lis
     x = normal(batch, side, side, 3)
 
     def call(net: Autoencoder) -> Callable[[Any, jax.Array], jax.Array]:
-        # The trunk alone: the nearest entries of a random codebook could differ by rounding.
+        # The nearest entries of a random codebook could differ by rounding.
         bound = Autoencoder.decode if decodes else Autoencoder.encode
         options = {"force_not_quantize": True} if decodes else {}
         return lambda p, x: apply(net, p, x, method=bound, **options)
@@ -57,7 +55,7 @@ def _rows(part: str, dtype: str, batch: int, params: Any, vs_torch: bool) -> lis
 
         from hsd_jax.bench import torch_peer as peer
 
-        net = peer.coder_peers(Autoencoder(), params)[decodes]
+        net = peer.autoencoder_peers(Autoencoder(), params)[decodes]
         with torch.no_grad():
             truth = peer.array(net(peer.tensor(x)))
         calls |= peer.forms(net, (peer.tensor(x),), getattr(torch, dtype))

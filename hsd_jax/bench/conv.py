@@ -15,12 +15,13 @@ from hsd_jax.bench.weights import normal, relative_error
 from hsd_jax.models import conv, forms
 
 # (side, cin, cout): levels of UNets and autoencoders, then stems and last layers.
-_WIDE = (
-    (8, 128, 128), (8, 256, 256), (8, 512, 512),
-    (16, 64, 64), (16, 256, 256), (16, 1024, 1024),
-    (32, 64, 64), (32, 128, 128), (32, 512, 512),
-    (64, 64, 64), (64, 128, 128), (64, 256, 256),
-    (128, 128, 128), (128, 256, 256), (256, 128, 128),
+_WIDE = tuple(
+    (side, channels, channels)
+    for side, several in {
+        8: (128, 256, 512), 16: (64, 128, 256, 512, 1024), 32: (64, 128, 256, 512, 1024),
+        64: (64, 128, 256, 512), 128: (64, 128, 256), 256: (64, 128),
+    }.items()
+    for channels in several
 )  # fmt: skip
 _THIN = ((64, 4, 128), (64, 128, 4), (256, 4, 128), (256, 128, 4), (64, 16, 64), (64, 64, 16))
 _DOWN = ((32, 128, 128), (64, 128, 128), (32, 512, 512), (128, 256, 256))
@@ -61,8 +62,6 @@ def candidates(case: Case) -> list[str]:
     names = list(forms.FORMS[case.op])
     if case.dtype == "float32":
         names = [name for name in names if not name.endswith("bf16")]
-    if case.use == "grad":
-        names = [name for name in names if name != "f4"]
     if case.op != "conv":
         return names
     if min(case.cin, case.cout) < 64:
@@ -71,10 +70,9 @@ def candidates(case: Case) -> list[str]:
 
 
 def runs(case: Case) -> dict[str, Callable[[], Any]]:
-    """Form -> a compiled call of it; a gradient's batch is 4."""
-    batch = 4 if case.use == "grad" else 1
+    """Form -> a compiled call of it."""
     dtype = jnp.dtype(case.dtype)
-    x = jnp.asarray(normal(batch, case.side, case.side, case.cin), dtype)
+    x = jnp.asarray(normal(1, case.side, case.side, case.cin), dtype)
     kernel = jnp.asarray(normal(3, 3, case.cin, case.cout) / (9 * case.cin) ** 0.5)
     layer: Any = conv.UpsampleConv(case.cout, dtype)
     if case.op != "up":

@@ -10,19 +10,23 @@ _SECONDS = 20.0
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS, seconds: float = _SECONDS
+    runs: Mapping[str, Callable[[], Any]],
+    rounds: int = ROUNDS,
+    seconds: float = _SECONDS,
+    warm: int = 2,
 ) -> dict[str, list[float]]:
-    """Seconds that each of `runs` took, round by round, after one call that does not count.
+    """Seconds that each of `runs` took, round by round.
 
     Args:
       runs: by name; each must wait for its own result.
       rounds: at least so many.
       seconds: and more of them until so much time is spent, up to four times as many.
+      warm: rounds before, which do not count: the first takes its memory, the next may take more.
 
     Returns:
       Name -> one number a round.
     """
-    for run in runs.values():
+    for run in [*runs.values()] * warm:
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     begun = time.perf_counter()

@@ -1,7 +1,7 @@
 """The same nets in PyTorch, after CompVis latent-diffusion, to be timed beside ours.
 
-Only what the paper's sizes need. Modules have CompVis' names, so that `convert.to_torch` gives
-their `state_dict`. Imported only by `hsd bench ... --vs torch`.
+Only what the paper's nets and the embedded ones need. Modules have CompVis' names, so that
+`convert.to_torch` gives their `state_dict`. Imported only by `hsd bench ... --vs torch`.
 """
 
 # PyTorch types every part of a module as "a tensor or a module".
@@ -12,6 +12,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,13 @@ from hsd_jax.models.unet import UNet
 
 
 class _ResBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, emb: int):
+    def __init__(self, inputs: int, outputs: int, emb: int, scale_shift: bool):
         super().__init__()
+        self.scale_shift = scale_shift
         self.in_layers = nn.Sequential(
             nn.GroupNorm(32, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, outputs))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, outputs * (1 + scale_shift)))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(32, outputs), nn.SiLU(), nn.Dropout(0.0),
             nn.Conv2d(outputs, outputs, 3, padding=1),
@@ -39,8 +41,12 @@ class _ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        h, emb = self.in_layers(x), self.emb_layers(emb)[:, :, None, None]
+        if not self.scale_shift:
+            return self.skip_connection(x) + self.out_layers(h + emb)
+        scale, shift = emb.chunk(2, dim=1)
+        h = self.out_layers[0](h) * (1 + scale) + shift
+        return self.skip_connection(x) + self.out_layers[1:](h)
 
 
 class _Attention(nn.Module):
@@ -91,6 +97,7 @@ class TorchUNet(nn.Module):
     def __init__(self, unet: UNet, in_channels: int):
         super().__init__()
         self.width, emb = unet.model_channels, 4 * unet.model_channels
+        block = partial(_ResBlock, emb=emb, scale_shift=unet.use_scale_shift_norm)
         self.time_embed = nn.Sequential(
             nn.Linear(self.width, emb), nn.SiLU(), nn.Linear(emb, emb)
         )
@@ -98,23 +105,24 @@ class TorchUNet(nn.Module):
         self.input_blocks = nn.ModuleList([_Block(nn.Conv2d(in_channels, width, 3, padding=1))])
         for level, mult in enumerate(unet.channel_mult):
             for _ in range(unet.num_res_blocks):
-                self.input_blocks.append(_Block(_ResBlock(width, mult * self.width, emb)))
+                self.input_blocks.append(_Block(block(width, mult * self.width)))
                 width = mult * self.width
                 widths.append(width)
             if level < len(unet.channel_mult) - 1:
                 self.input_blocks.append(_Block(_Down(width)))
                 widths.append(width)
-        self.middle_block = _Block(
-            _ResBlock(width, width, emb), _Attention(width, unet.num_heads),
-            _ResBlock(width, width, emb),
-        )  # fmt: skip
+        per_head = unet.num_head_channels
+        heads = width // per_head if per_head > 0 else unet.num_heads
+        first, last = block(width, width), block(width, width)
+        self.middle_block = _Block(first, _Attention(width, heads), last)
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(unet.channel_mult))):
             for i in range(unet.num_res_blocks + 1):
-                block = [_ResBlock(width + widths.pop(), mult * self.width, emb)]
+                layers: list[nn.Module] = [block(width + widths.pop(), mult * self.width)]
                 width = mult * self.width
-                last = level > 0 and i == unet.num_res_blocks
-                self.output_blocks.append(_Block(*block, *([_Up(width)] if last else [])))
+                if level > 0 and i == unet.num_res_blocks:
+                    layers.append(_Up(width))
+                self.output_blocks.append(_Block(*layers))
         self.out = nn.Sequential(
             nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, unet.out_channels, 3, padding=1)
         )
@@ -181,10 +189,10 @@ class _Coder(nn.Module):
         super().__init__()
         mults = net.ch_mult
         width = net.ch * (mults[-1] if decodes else 1)
-        self.decodes = decodes
-        self.conv_in = nn.Conv2d(net.z_channels if decodes else 3, width, 3, padding=1)
+        self.decodes, seen = decodes, net.out_ch * net.patch**2
+        self.conv_in = nn.Conv2d(net.z_channels if decodes else seen, width, 3, padding=1)
         if decodes:
-            self.mid = self._middle(width)
+            self.mid = self._middle(width, net.mid_attention)
         levels = []
         for level in reversed(range(len(mults))) if decodes else range(len(mults)):
             part, outputs = nn.Module(), net.ch * mults[level]
@@ -200,15 +208,15 @@ class _Coder(nn.Module):
         if decodes:
             self.up = nn.ModuleList(levels[::-1])
         else:
-            self.down, self.mid = nn.ModuleList(levels), self._middle(width)
-        outputs = net.out_ch if decodes else net.z_channels * (1 + (net.kind == "kl"))
+            self.down, self.mid = nn.ModuleList(levels), self._middle(width, net.mid_attention)
+        outputs = seen if decodes else net.z_channels * (1 + (net.kind == "kl"))
         self.norm_out, self.conv_out = _norm(width), nn.Conv2d(width, outputs, 3, padding=1)
 
     @staticmethod
-    def _middle(width: int) -> nn.Module:
+    def _middle(width: int, attends: bool) -> nn.Module:
         mid = nn.Module()
         mid.block_1, mid.block_2 = _VaeBlock(width, width), _VaeBlock(width, width)
-        mid.attn_1 = _VaeAttention(width)
+        mid.attn_1 = _VaeAttention(width) if attends else nn.Identity()
         return mid
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -225,20 +233,55 @@ class _Coder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
+class _Encode(nn.Module):
+    """Pictures to latents, a posterior's mean where there is one."""
+
+    def __init__(self, net: Autoencoder):
+        super().__init__()
+        moments = 1 + (net.kind == "kl")
+        self.patch, self.channels = net.patch, net.embed_dim
+        self.encoder = _Coder(net, decodes=False)
+        self.quant_conv = nn.Conv2d(moments * net.z_channels, moments * net.embed_dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, c, h, w = x.shape
+        p = self.patch
+        x = x.view(b, c, h // p, p, w // p, p).permute(0, 3, 5, 1, 2, 4)
+        x = x.reshape(b, p * p * c, h // p, w // p)
+        return self.quant_conv(self.encoder(x))[:, : self.channels]
+
+
+class _Decode(nn.Module):
+    """Latents to pictures, without the look-up of a codebook."""
+
+    def __init__(self, net: Autoencoder):
+        super().__init__()
+        self.patch = net.patch
+        self.post_quant_conv = nn.Conv2d(net.embed_dim, net.z_channels, 1)
+        self.decoder = _Coder(net, decodes=True)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x, p = self.decoder(self.post_quant_conv(z)), self.patch
+        b, c, h, w = x.shape
+        x = x.view(b, p, p, c // p**2, h, w).permute(0, 3, 4, 1, 5, 2)
+        return x.reshape(b, c // p**2, h * p, w * p)
+
+
 def unet_peer(unet: UNet, params: Any, in_channels: int) -> TorchUNet:
     """PyTorch's UNet with our parameters."""
     return _with_state(TorchUNet(unet, in_channels), to_torch(unet, params, "unet", "compvis"))
 
 
-def coder_peers(net: Autoencoder, params: Any) -> tuple[nn.Module, nn.Module]:
-    """PyTorch's encoder and decoder with our parameters, each without its 1 x 1 convolution."""
-    state = to_torch(net, params, "autoencoder", "compvis")
+def autoencoder_peers(net: Autoencoder, params: Any) -> tuple[nn.Module, nn.Module]:
+    """PyTorch's encoder and decoder with our parameters: pictures to latents, and back."""
+    # CompVis knows no patches: theirs would be the trunk between them.
+    trunk = net.clone(patch=1, out_ch=net.out_ch * net.patch**2)
+    state = to_torch(trunk, params, "autoencoder", "compvis")
 
-    def part(name: str, decodes: bool) -> nn.Module:
-        own = {key.removeprefix(name): v for key, v in state.items() if key.startswith(name)}
-        return _with_state(_Coder(net, decodes), own)
+    def part(module: nn.Module) -> nn.Module:
+        return _with_state(module, {name: state[name] for name in module.state_dict()})
 
-    return part("encoder.", False), part("decoder.", True)
+    return part(_Encode(net)), part(_Decode(net))
 
 
 def _with_state(module: Any, state: dict[str, np.ndarray]) -> Any:
@@ -283,9 +326,9 @@ def forms(
     )
     found = {"eager": (module, inputs), "channels_last": (last, last_inputs)}
     with contextlib.suppress(Exception), torch.no_grad():  # no C++ compiler, an unknown Python
-        compiled = _compile(last)
-        compiled(*last_inputs)
-        found["compiled"] = (compiled, last_inputs)
+        (fast,) = compiled([last])
+        fast(*last_inputs)
+        found["compiled"] = (fast, last_inputs)
 
     def call(net: Any, args: tuple[torch.Tensor, ...]) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:
@@ -299,9 +342,12 @@ def forms(
     return {name: call(*what) for name, what in found.items()}
 
 
-def _compile(module: Any) -> Any:
+def compiled(modules: list[nn.Module]) -> list[Any]:
+    """Channels last, by Inductor: with freezing on CPU and CUDA graphs on an accelerator."""
     import torch._inductor.config as inductor
 
     torch._dynamo.reset()
     inductor.freezing = not torch.cuda.is_available()
-    return torch.compile(module, mode=None if inductor.freezing else "max-autotune")
+    mode = None if inductor.freezing else "max-autotune"
+    last = [module.to(memory_format=torch.channels_last) for module in modules]
+    return [torch.compile(module, mode=mode) for module in last]

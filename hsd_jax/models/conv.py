@@ -53,8 +53,8 @@ def _choice(
     op: str, use: str, x: jax.Array | jax.ShapeDtypeStruct, cin: int, cout: int
 ) -> str:
     """The table's form, or the next simpler one where it does not suit the shape."""
-    _, h, w, _ = x.shape
-    form = forms.choose(op, use, math.sqrt(h * w), cin, cout, x.dtype)
+    b, h, w, _ = x.shape
+    form = forms.choose(op, use, math.sqrt(b * h * w), cin, cout, x.dtype)
     if form not in _ALGORITHMS:
         return form
     if min(cin, cout) < _MIN_WINOGRAD_CHANNELS:
@@ -145,9 +145,9 @@ def _one_form(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
 
 
 def _apply_filters(x: jax.Array, filters: Filters) -> jax.Array:
+    """float32, to be rounded once, after the bias."""
     dtype = _dot_type(filters.form)
-    y = convolve(x, filters.grid, _ALGORITHMS[filters.form], cin_last=True, dtype=dtype)
-    return y.astype(x.dtype)
+    return convolve(x, filters.grid, _ALGORITHMS[filters.form], cin_last=True, dtype=dtype)
 
 
 def conv2d(
@@ -270,8 +270,8 @@ class Conv(nn.Module):
             y = conv2d(x, kernel.astype(dtype), self.stride, self.padding, self.dilation)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-            y = y + bias.astype(dtype)[None, None, None, :]
-        return y
+            y = y + bias.astype(y.dtype)[None, None, None, :]
+        return y.astype(dtype)
 
 
 class UpsampleConv(nn.Module):
@@ -297,7 +297,7 @@ class UpsampleConv(nn.Module):
             y = _apply_filters(x, kernel)
         else:
             y = upsample_conv(x, kernel.astype(dtype))
-        return y + bias.astype(dtype)[None, None, None, :]
+        return (y + bias.astype(y.dtype)[None, None, None, :]).astype(dtype)
 
 
 def _kernel(layer: Conv | UpsampleConv, shape: tuple[int, ...]) -> Any:

@@ -3,8 +3,9 @@
 `conv_table.json` is written by `hsd bench conv -o FILE` on the devices that it names. It holds, by
 device, rows `[op, use, dtype, side, cin, cout, form]`: op is "conv", "down" (stride 2) or "up"
 (nearest x 2 before it); use is "once" (forward with a kernel as it is), "fixed" (forward with
-filters transformed beforehand) or "grad" (backward). The forms of one op give the same results up
-to rounding, so that a wrong choice costs time only.
+filters transformed beforehand) or "grad" (backward); side is the root of the input's pixels, over
+the whole batch, for these are the rows of the dots. The forms of one op give the same results up to
+rounding, so that a wrong choice costs time only.
 """
 
 import functools
@@ -114,7 +115,7 @@ def choose(op: str, use: str, side: float, cin: int, cout: int, dtype: Any) -> s
 
     Args:
       op, use: see the module.
-      side: square root of the input's height times width.
+      side: square root of the input's batch times height times width.
       cin, cout: channels.
       dtype: of the input.
 

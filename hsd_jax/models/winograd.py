@@ -30,12 +30,14 @@ class Algorithm:
       g: kernel transform `[n, 3]`.
       at: output transform `[q, n]`, to tiles of q pixels.
       step: input pixels between tiles.
+      stored: sums along one axis are written down before those along the other are taken.
     """
 
     bt: np.ndarray
     g: np.ndarray
     at: np.ndarray
     step: int
+    stored: bool = False
 
     @property
     def size(self) -> int:
@@ -70,6 +72,7 @@ F4 = Algorithm(
     ),
     _matrix([1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]),
     step=4,
+    stored=True,
 )  # fmt: skip
 # Nearest-neighbour x 2 and then 3 x 3: two pixels of each tile of F(2 x 2) are equal, so that one
 # frequency an axis is zero, and the others are those of the small picture (ours; exact).
@@ -95,10 +98,28 @@ def _combine(matrix: np.ndarray, arrays: Sequence[Any]) -> list[Any]:
     return rows
 
 
-def _sandwich(matrix: np.ndarray, grid: _Grid) -> _Grid:
+def _sandwich(matrix: np.ndarray, grid: _Grid, stored: bool = False) -> _Grid:
     """`matrix @ grid @ matrix.T` for a grid (list of rows) of equally shaped arrays."""
-    columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
+
+    def along_height(grid: _Grid) -> _Grid:
+        return [_combine(matrix, column) for column in zip(*grid, strict=True)]
+
+    columns = (_apart(along_height) if stored else along_height)(grid)
     return [_combine(matrix, row) for row in zip(*columns, strict=True)]
+
+
+def _apart(function: Any) -> Any:
+    """`function` compiled for itself, so that its results are stored and not computed again.
+
+    XLA fuses both axes' sums into each result otherwise, of up to 36 terms for F(4 x 4): slower by
+    a tenth to a third, and three times as long to compile. F(2 x 2), of 4 terms, is faster so.
+    """
+
+    def call(*args: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*args)
+
+    return call
 
 
 def _dots(left: _Grid, right: _Grid, contract: tuple[int, int], dtype: Any) -> _Grid:
@@ -140,22 +161,8 @@ def _transform_input(x: jax.Array, algorithm: Algorithm) -> _Grid:
             v.reshape(-1, c)
             for v in _combine(algorithm.bt, [row[:, :, j : j + last : step] for j in range(reach)])
         ]
-        for row in (_apart(along_height)(x) if algorithm is F4 else along_height(x))
+        for row in (_apart(along_height) if algorithm.stored else along_height)(x)
     ]
-
-
-def _apart(function: Any) -> Any:
-    """`function` compiled for itself, so that its results are stored and not computed again.
-
-    XLA fuses both axes' sums into each of 36 kernels otherwise, of up to 16 terms: slower by a
-    fifth or more, and three times as long to compile. F(2 x 2), of 4 terms, is faster so.
-    """
-
-    def call(*args: Any) -> Any:
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*args)
-
-    return call
 
 
 def _interleave(tiles: _Grid) -> jax.Array:
@@ -191,7 +198,7 @@ def convolve(
         _transform_input(x, algorithm), filters, (1, 1 if cin_last else 0), dtype
     )
     products = [[p.reshape(shape) for p in row] for row in products]
-    y = _interleave(_sandwich(algorithm.at, products))
+    y = _interleave(_sandwich(algorithm.at, products, algorithm.stored))
     scale = algorithm.at.shape[0] // algorithm.step
     return y[:, : h * scale, : w * scale]
 
@@ -207,7 +214,8 @@ def _transform_gradient(dy: jax.Array, algorithm: Algorithm) -> _Grid:
     views = [
         [lax.slice(dy, (0, i, j, 0), dy.shape, (1, q, q, 1)) for j in range(q)] for i in range(q)
     ]
-    return [[d.reshape(-1, c) for d in row] for row in _sandwich(algorithm.at.T, views)]
+    grid = _sandwich(algorithm.at.T, views, algorithm.stored)
+    return [[d.reshape(-1, c) for d in row] for row in grid]
 
 
 def _overlap(parts: list[Any], step: int, axis: int) -> list[Any]:
@@ -227,7 +235,7 @@ def _overlap(parts: list[Any], step: int, axis: int) -> list[Any]:
 
 def _untransform_input(grid: _Grid, algorithm: Algorithm, size: tuple[int, int]) -> jax.Array:
     """The input transform transposed: arrays `[B, rows, columns, Cin]` -> `[B, *size, Cin]`."""
-    tiles = _sandwich(algorithm.bt.T, grid)
+    tiles = _sandwich(algorithm.bt.T, grid, algorithm.stored)
     columns = [_overlap(list(column), algorithm.step, 1) for column in zip(*tiles, strict=True)]
     phases = [_overlap(list(row), algorithm.step, 2) for row in zip(*columns, strict=True)]
     return _interleave(phases)[:, 1 : 1 + size[0], 1 : 1 + size[1]]
@@ -237,9 +245,7 @@ def _untransform_input(grid: _Grid, algorithm: Algorithm, size: tuple[int, int])
 def winograd(
     x: jax.Array, kernel: jax.Array, algorithm: Algorithm, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """`convolve` on a plain kernel, with gradients by `F2`, or `UP2` where that is the algorithm.
-
-    `F4` backward gains 6 % over `F2` and takes three times as long to compile.
+    """`convolve` on a plain kernel, with gradients by the same algorithm.
 
     Args:
       x: `[B, H, W, Cin]`.
@@ -263,7 +269,6 @@ def _winograd_bwd(
     """Both gradients in the transformed domain."""
     x, kernel = residuals
     b, h, w, cin = x.shape
-    algorithm = F2 if algorithm is F4 else algorithm
     d = _transform_gradient(dy, algorithm)
     dx = _dots(d, transform_kernel(kernel, algorithm), (1, 1), dtype)
     shape = (b, algorithm.tiles(h), algorithm.tiles(w), cin)

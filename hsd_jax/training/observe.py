@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hsd_jax.models import forms
 from hsd_jax.training.state import Metrics
 
 
@@ -55,7 +56,8 @@ def hardware_of(device_kind: str) -> Hardware | None:
 def model_flops(run: Callable[..., Any], *arguments: Any) -> float | None:
     """Floating-point operations of a call, counted by XLA before it optimises or divides the work.
 
-    A multiply-add is two. Recomputation (remat) is in it, other losses of efficiency are not.
+    A multiply-add is two, and convolutions count as native ones whatever their form. Recomputation
+    (remat) is in it, other losses of efficiency are not.
 
     Args:
       run: a pure function.
@@ -65,7 +67,12 @@ def model_flops(run: Callable[..., Any], *arguments: Any) -> float | None:
       None where the backend does not say.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    analysis = jax.jit(run).lower(*shapes).cost_analysis()
+
+    def direct(*arguments: Any) -> Any:
+        with forms.always(forms.NATIVE):
+            return run(*arguments)
+
+    analysis = jax.jit(direct).lower(*shapes).cost_analysis()
     return analysis.get("flops") if isinstance(analysis, dict) else None
 
 
