@@ -101,7 +101,8 @@ def test_bfloat16_stays_bfloat16_and_within_its_rounding():
     assert_equal_convolutions([g.astype("float32") for g in got], [
         w.astype("float32") for w in want
     ], 2e-2)  # fmt: skip
-    assert {g.dtype.name for g in got} == {"bfloat16"}
+    # Gradients have their operands' types; values are what the sums gave, on CPU.
+    assert [g.dtype.name for g in got] == ["float32", "bfloat16", "bfloat16"]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,25 @@ def test_small_and_narrow_maps_fall_back():
         assert conv._choice("conv", "once", jnp.zeros((1, 6, 6, 64)), 64, 64) == "f2"
         assert conv._choice("conv", "once", jnp.zeros((1, 3, 3, 64)), 64, 64) == "native"
         assert conv._choice("conv", "once", jnp.zeros((1, 16, 16, 8)), 8, 64) == "native"
+
+
+def test_a_batch_counts_as_a_larger_picture(monkeypatch):
+    sides = []
+    monkeypatch.setattr(forms, "choose", lambda op, use, side, *_: sides.append(side) or "native")
+    conv._choice("conv", "once", jnp.zeros((4, 8, 32, 64)), 64, 64)
+    assert sides == [32]
+
+
+def test_accelerators_keep_the_compute_type():
+    layer, x = Conv(4, dtype=jnp.bfloat16), jnp.zeros((1, 8, 8, 3))
+    params = layer.init(jax.random.key(2), x)["params"]
+
+    def result():  # anew: JAX keeps traces by function
+        return jax.eval_shape(lambda p: layer.apply({"params": p}, x), params).dtype
+
+    assert result() == jnp.float32
+    with forms.compiled_for("tpu"):
+        assert result() == jnp.bfloat16
 
 
 def test_accelerators_keep_the_plain_convolution_unless_measured():

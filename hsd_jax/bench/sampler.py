@@ -123,7 +123,8 @@ def _pairs(nets: Nets, batch: int) -> Pairs:
 
 def ours(nets: Nets, pairs: Pairs, dtype: str) -> Callable[[], Any]:
     """A compiled call, pictures to pictures."""
-    unet, autoencoder = (net.clone(dtype=jnp.dtype(dtype)) for net in (nets.unet, nets.autoencoder))
+    kind = jnp.dtype(dtype)
+    unet, autoencoder = nets.unet.clone(dtype=kind), nets.autoencoder.clone(dtype=kind)
     times, batch = step_times(nets.schedule, _SOLVER, nets.steps), len(pairs.condition)
     keys = jax.random.split(jax.random.key(0), batch)
 

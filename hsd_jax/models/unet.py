@@ -72,7 +72,7 @@ class TimestepResBlock(nn.Module):
         width = 2 * self.features if self.scale_shift else self.features
         if not self.projected:
             emb = nn.Dense(width, name="emb_proj")(nn.swish(emb))
-        emb = emb.astype(h.dtype)[:, None, None]
+        emb = emb[:, None, None]
         norm2 = GroupNorm(*norm, name="norm2")
         if self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
@@ -287,7 +287,7 @@ class UNet(nn.Module):
 # load as it then saves in several calls.
 MANY = 8
 # These compute in float32 whatever the module's dtype.
-_FLOAT32 = ("norm", "emb_proj", "time_embed", "conv_out")
+_FLOAT32 = ("norm", "emb_proj", "time_embed", "conv_out", "bias")
 
 
 def bind(

@@ -254,9 +254,9 @@ def winograd(
       dtype: of the dots' operands.
 
     Returns:
-      `[B, H', W', Cout]` of x's type.
+      `[B, H', W', Cout]` float32.
     """
-    return convolve(x, transform_kernel(kernel, algorithm), algorithm, dtype=dtype).astype(x.dtype)
+    return convolve(x, transform_kernel(kernel, algorithm), algorithm, dtype=dtype)
 
 
 def _winograd_fwd(x: jax.Array, kernel: jax.Array, algorithm: Algorithm, dtype: Any):
