@@ -32,7 +32,7 @@ def test_the_command_writes_weights_for_swaps_and_training(model, tmp_path, caps
     assert "wrote unet" in printed and "copied parser from embedded" in printed
     unet = weights.load_part(out, "unet")
     assert unet.extra == {
-        "known": False, "steps": 15, "prediction": "eps", "labels": "halfbody9",
+        "known": False, "steps": 10, "prediction": "eps", "labels": "halfbody9",
         "schedule": {"kind": "linear", "num_timesteps": 1000, "start": 0.0015, "end": 0.0205},
         "latent_mean": [0.0] * 3, "latent_std": [2.0] * 3,
     }  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from hsd_jax import cli
 from hsd_jax.evaluation import holes, metrics, selfswap
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.labels import SHHQ17
@@ -263,13 +264,12 @@ def test_command_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     def error(*arguments: str) -> str:
-        assert selfswap.main(["--data", str(tmp_path / "none"), *arguments]) == 2
+        assert cli.main(["eval", "selfswap", "--data", str(tmp_path / "none"), *arguments]) == 2
         out, err = capsys.readouterr()
         assert not out and err.count("\n") == 1
         return err
 
     assert "no data set 'halfbody'" in error()
-    assert "at least 1" in error("--count", "0")
     assert "folder that exists" in error("--json", str(tmp_path / "none" / "x.json"))
     assert "folder that exists" in error("--sheet", str(tmp_path / "none" / "x.png"))
     monkeypatch.delitem(sys.modules, "hsd_jax.training.input", raising=False)

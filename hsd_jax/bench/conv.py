@@ -14,12 +14,14 @@ from hsd_jax.bench.timing import interleaved, medians
 from hsd_jax.bench.weights import normal, relative_error
 from hsd_jax.models import conv, forms
 
-# (side, cin, cout): levels of UNets and autoencoders, then stems and last layers.
+# (side, cin, cout): levels of UNets and autoencoders, then stems and last layers. Odd sides are for
+# two pictures.
 _WIDE = tuple(
     (side, channels, channels)
     for side, several in {
-        8: (128, 256, 512), 16: (64, 128, 256, 512, 1024), 32: (64, 128, 256, 512, 1024),
-        64: (64, 128, 256, 512), 128: (64, 128, 256), 256: (64, 128),
+        8: (128, 256, 512), 16: (64, 128, 256, 512, 1024), 23: (256, 512, 1024),
+        32: (64, 128, 256, 512, 1024), 45: (128, 256, 512), 64: (64, 128, 256, 512),
+        91: (64, 128, 256), 128: (64, 128, 256), 256: (64, 128),
     }.items()
     for channels in several
 )  # fmt: skip
@@ -72,7 +74,8 @@ def candidates(case: Case) -> list[str]:
 def runs(case: Case) -> dict[str, Callable[[], Any]]:
     """Form -> a compiled call of it."""
     dtype = jnp.dtype(case.dtype)
-    x = jnp.asarray(normal(1, case.side, case.side, case.cin), dtype)
+    batch, side = (2, round(case.side / 2**0.5)) if case.side % 2 else (1, case.side)
+    x = jnp.asarray(normal(batch, side, side, case.cin), dtype)
     kernel = jnp.asarray(normal(3, 3, case.cin, case.cout) / (9 * case.cin) ** 0.5)
     layer: Any = conv.UpsampleConv(case.cout, dtype)
     if case.op != "up":

@@ -188,7 +188,7 @@ def _add_selfswap(subparsers: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         from hsd_jax.evaluation import selfswap
 
-        selfswap._run(options)
+        selfswap.run(options)
 
     parser = _command(subparsers, "selfswap", run, "painted holes against their true pixels")
     add = parser.add_argument

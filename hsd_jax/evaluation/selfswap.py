@@ -1,8 +1,6 @@
 """The offline benchmark with known truth: test people's own heads, put back on their own bodies.
 
-    python -m hsd_jax.evaluation.selfswap --data DIR [--weights NAME|DIR] [--sources NAME ...]
-        [--count N] [--seed N] [--groups] [--solver NAME]
-        [--steps N] [--json FILE] [--sheet PNG]
+    hsd eval selfswap --data DIR [--sources NAME ...] [--groups] [--sheet PNG]
 
 The hole that another person's head leaves (`hsd_jax.evaluation.holes`) is painted by each method,
 and what it painted is compared with the true pixels (`hsd_jax.evaluation.metrics`). `hsd` is the
@@ -40,15 +38,13 @@ import numpy as np
 import hsd_jax
 from hsd_jax import composite, photo, weights
 from hsd_jax.complexion import to_lab
-from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE
-from hsd_jax.status import module_parser, status_of
 
-if TYPE_CHECKING:  # they need the extras; `main` says which when they are missing
+if TYPE_CHECKING:  # they need the extras; the command says which when they are missing
     from hsd_jax.evaluation.holes import Case
 
 BATCH = 8
@@ -305,16 +301,15 @@ def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict
     }
 
 
-def _run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """`hsd eval selfswap`.
+
+    Raises:
+      ValueError: options that do not fit the data or the disk.
+    """
     from hsd_jax.evaluation import holes
     from hsd_jax.training.input import load_source
 
-    if options.count is not None and options.count < 1:
-        raise ValueError(f"--count is {options.count}: ask for at least 1 picture")
-    if options.steps is not None and options.steps < 2:
-        raise ValueError(f"--steps is {options.steps}: give 2 or more")
-    if options.seed < 0:
-        raise ValueError(f"--seed is {options.seed}: give 0 or more")
     if options.sheet:
         photo.check_output(options.sheet)
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
@@ -353,26 +348,3 @@ def _run(options: argparse.Namespace) -> None:
                 print(table(some.intervals(options.seed)))
     if options.sheet:
         print(f"{options.sheet}: truth, hole, {', '.join(METHODS)}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.evaluation.selfswap"
-    parser = module_parser(name, __doc__)
-    add = parser.add_argument
-    add("--data", required=True, metavar="DIR", help="folder of the built data set")
-    add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")
-    add("--sources", nargs="+", metavar="NAME", help="only pictures, and partners, of these")
-    add("--count", type=int, metavar="N", help="only the first N pictures")
-    add("--seed", type=int, default=0, help="of partners and samples")
-    add("--groups", action="store_true", help="also by skin tone and hair length")
-    add("--solver", choices=tuple(SOLVERS), default=SOLVER, help="default: %(default)s")
-    add("--steps", type=int, metavar="N", help="calls of the UNet; default: what suits the weights")
-    add("--json", type=Path, metavar="FILE", help="write figures and versions")
-    add("--sheet", type=Path, metavar="PNG", help=f"write the first {_SHEET_ROWS} pictures")
-    options = parser.parse_args(argv)
-    return status_of(name, lambda: _run(options), extras="eval,train")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
