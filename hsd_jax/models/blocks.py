@@ -110,9 +110,11 @@ class GroupNorm(nn.Module):
             return means.reshape(b, 1, 1, c)
 
         x = x.astype(jnp.float32)
-        centred = x - group_mean(x)
-        gain = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.eps) * scale[None, None, None]
-        return (centred * gain + bias[None, None, None]).astype(self.dtype or jnp.float32)
+        mean = group_mean(x)
+        variance = group_mean(jnp.square(x - mean))
+        gain = jax.lax.rsqrt(variance + self.eps) * scale[None, None, None]
+        # As torch on CPU: x - mean, used once, is never written down.
+        return (x * gain + (bias[None, None, None] - mean * gain)).astype(self.dtype or jnp.float32)
 
 
 class ResBlock(nn.Module):
