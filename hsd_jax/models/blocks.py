@@ -113,8 +113,9 @@ class GroupNorm(nn.Module):
         mean = group_mean(x)
         variance = group_mean(jnp.square(x - mean))
         gain = jax.lax.rsqrt(variance + self.eps) * scale[None, None, None]
-        # As torch on CPU: x - mean, used once, is never written down.
-        return (x * gain + (bias[None, None, None] - mean * gain)).astype(self.dtype or jnp.float32)
+        # Not the expression above again: XLA would write x - mean down to use it twice.
+        centred = x + -mean
+        return (centred * gain + bias[None, None, None]).astype(self.dtype or jnp.float32)
 
 
 class ResBlock(nn.Module):
