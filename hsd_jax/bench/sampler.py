@@ -100,12 +100,11 @@ def rows(tell: Callable[[str], None]) -> list[list[Any]]:
 def _rows(name: str, nets: Nets, dtype: str, batch: int) -> list[list[Any]]:
     pairs = _pairs(nets, batch)
     calls: dict[str, Callable[[], Any]] = {OURS: ours(nets, pairs, dtype)}
-    for peer, compiled in {EAGER: False, COMPILED: True}.items():
-        solver, steps = (_SOLVER, nets.calls()) if compiled else ("ddim", DDIM_STEPS)
-        run = theirs(nets, pairs, dtype, solver, steps, compiled)
+    counts = {OURS: nets.calls(), EAGER: DDIM_STEPS, COMPILED: nets.calls()}
+    for peer, solver in {EAGER: "ddim", COMPILED: _SOLVER}.items():
+        run = theirs(nets, pairs, dtype, solver, counts[peer], compiled=peer == COMPILED)
         if run is not None:
             calls[peer] = run
-    counts = {OURS: nets.calls(), EAGER: DDIM_STEPS, COMPILED: nets.calls()}
     times = interleaved(calls, rounds=_ROUNDS, seconds=0, warm=1)
     return [
         [name, dtype, batch, sampler, counts[sampler], seconds, ratio(times, sampler, OURS)]

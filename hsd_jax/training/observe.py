@@ -67,12 +67,7 @@ def model_flops(run: Callable[..., Any], *arguments: Any) -> float | None:
       None where the backend does not say.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-
-    def direct(*arguments: Any) -> Any:
-        with forms.always(forms.NATIVE):
-            return run(*arguments)
-
-    analysis = jax.jit(direct).lower(*shapes).cost_analysis()
+    analysis = jax.jit(forms.for_few_calls(run)).lower(*shapes).cost_analysis()
     return analysis.get("flops") if isinstance(analysis, dict) else None
 
 
