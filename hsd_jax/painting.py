@@ -74,9 +74,14 @@ class Painter:
         return (self._modules, self.labels, settings, latents)
 
     @property
+    def factor(self) -> int:
+        """Pixels of a latent, along each axis."""
+        return self._modules["autoencoder"].factor
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of a crop's latents."""
-        small = SIZE // self._modules["autoencoder"].factor
+        small = SIZE // self.factor
         return small, small, self._mean.shape[-1]
 
     def calls(self, solver: str, num_steps: int | None) -> int:
@@ -138,7 +143,7 @@ class Painter:
 
         Args:
           params: of the four nets, by part name.
-          head, body: uint8 `[256, 256, 3]`, aligned.
+          head, body: uint8 `[256, 256, 3]`, aligned; or one window of both, and of the plan.
           plan: of this pair.
           keys: typed keys `[samples]`.
           solver, num_steps, keep: as in `diffusion.fusion.fuse`; static. With the solver "dpmpp",
@@ -234,11 +239,11 @@ class Painter:
 
     def _latent_regions(self, plan: Plan, samples: int) -> Regions:
         """A latent is known only where all pixels of its cell are."""
-        factor = self._modules["autoencoder"].factor
+        factor = self.factor
 
         def cells(mask: jax.Array) -> jax.Array:
-            small = SIZE // factor
-            whole = mask.reshape(small, factor, small, factor).all((1, 3))
+            h, w = (side // factor for side in mask.shape)
+            whole = mask.reshape(h, factor, w, factor).all((1, 3))
             return jnp.repeat(whole.astype(jnp.float32)[None, ..., None], samples, 0)
 
         head, body = cells(plan.head), cells(plan.body)

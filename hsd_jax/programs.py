@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax import export
 
-from hsd_jax.models.forms import for_few_calls
+from hsd_jax.models.forms import natively
 
 # What else decides what a function is traced to.
 _SETTINGS = (
@@ -32,7 +32,7 @@ _SETTINGS = (
 
 # XLA's CPU backend gives products to YNNPACK, which takes 2 ms to set each up when a process first
 # runs it, and Winograd convolutions are hundreds. Without, our sampler is there in 1.0 instead of
-# 2.0 s (two Zen 5 cores), and a call takes 0.24 instead of 0.21 s: worth it for a few calls.
+# 2.0 s (two Zen 5 cores), and a call takes 0.24 instead of 0.21 s: worth it for small nets.
 _COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
@@ -40,7 +40,13 @@ class Program:
     """A jitted function of arrays, lowered at most once a machine for arguments of one shape."""
 
     def __init__(
-        self, name: str, function: Callable[..., Any], facts: Any = (), many_calls: bool = False
+        self,
+        name: str,
+        function: Callable[..., Any],
+        facts: Any = (),
+        *,
+        many_calls: bool = False,
+        large: bool = False,
     ):
         """Arguments of `function` and its results are trees of arrays.
 
@@ -48,11 +54,13 @@ class Program:
           name: of its files.
           function: pure; it may depend on nothing but its arguments, `facts` and this package.
           facts: modules, settings and options bound into it; their `repr` tells them apart.
-          many_calls: it loops over a net, whose speed counts for more than its compilation.
+          many_calls: it loops over a net, whose convolutions then earn their compilation back.
+          large: it takes seconds, whose number counts for more than those of its compilation.
         """
         self.name, self._facts = name, repr(facts)
         self._product = function
-        self._function = function if many_calls else for_few_calls(function)
+        self._function = function if many_calls or large else natively(function)
+        self._large = large
         self._ready: dict[Any, Future[Callable[..., Any]]] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -91,7 +99,17 @@ class Program:
                 # It calls what a platform's vendor keeps to itself; or is wrong, as the call tells.
                 return jax.jit(self._function)
             _write(path, bytes(exported.serialize()))
-        return _compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
+        return self._compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
+
+    def _compile(self, lowered: Any) -> Callable[..., Any]:
+        options = {} if self._large else _COMPILER_OPTIONS.get(jax.default_backend())
+        if options:
+            try:
+                return lowered.compile(compiler_options=options)
+            except jax.errors.JaxRuntimeError as error:
+                if not any(name in str(error) for name in options):
+                    raise  # and else this XLA no longer knows the option
+        return lowered.compile()
 
     def _path(self, args: Any) -> Path | None:
         folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
@@ -109,17 +127,6 @@ def _exported(
     # A function of its own: JAX would not trace the same one again for another platform.
     own = jax.jit(lambda *args: function(*args))
     return export.export(own, platforms=platforms)(*jax.tree.map(_spec, args))
-
-
-def _compile(lowered: Any) -> Callable[..., Any]:
-    options = _COMPILER_OPTIONS.get(jax.default_backend())
-    if options:
-        try:
-            return lowered.compile(compiler_options=options)
-        except jax.errors.JaxRuntimeError as error:
-            if not any(name in str(error) for name in options):
-                raise  # and else this XLA no longer knows the option
-    return lowered.compile()
 
 
 def _spec(x: Any) -> jax.ShapeDtypeStruct:

@@ -7,6 +7,7 @@ import pytest
 
 from hsd_jax import weights
 from hsd_jax.compiled import BUCKETS, SwapPrograms, _bucket
+from hsd_jax.painting import Plan
 from hsd_jax.programs import Program
 
 pytest.importorskip("flatbuffers")  # what jax.export keeps programs with
@@ -104,8 +105,11 @@ def test_samples_come_in_buckets_and_in_order():
     class Painted(SwapPrograms):
         def __init__(self):
             self._params = dict.fromkeys(("autoencoder", "unet", "condition"))
+            self._large = False
             self._encode = lambda params, pictures: pictures[:, 0, 0, :1]
-            self._decode = lambda params, z: np.asarray(z).astype(np.uint8)
+            self._decode = lambda params, z: np.broadcast_to(
+                np.asarray(z).astype(np.uint8)[:, None, None], (len(z), 4, 4, 3)
+            )
 
         def _sample(self, samples, *options):
             def program(params, z, plan, seed, first):
@@ -116,11 +120,13 @@ def test_samples_come_in_buckets_and_in_order():
             return program
 
     picture = np.zeros((4, 4, 3), np.uint8)
+    plan = Plan(*[np.zeros((4, 4), bool)] * 4)
     options = dict(seed=0, solver="dpmpp", num_steps=2, keep=True)
-    pictures, history = Painted().paint(picture, picture, None, samples=6, **options)
+    pictures, history = Painted().paint(picture, picture, plan, samples=6, **options)
     assert asked == [(4, 0), (4, 4)]
-    np.testing.assert_array_equal(pictures[:, 0], np.arange(6))
-    np.testing.assert_array_equal(history[..., 0], [np.arange(6), np.arange(6) + 100])
+    np.testing.assert_array_equal(pictures[:, 0, 0, 0], np.arange(6))
+    np.testing.assert_array_equal(history[..., 3, 3, 2], [np.arange(6), np.arange(6) + 100])
     asked.clear()
-    assert Painted().paint(picture, picture, None, samples=1, **options)[0].shape == (1, 1)
-    assert asked == [(1, 0)]
+    assert Painted().paint(picture, picture, plan, samples=1, **options)[0].shape == (1, 4, 4, 3)
+    Painted().paint(picture, picture, plan, samples=1, first=7, **options)
+    assert asked == [(1, 0), (1, 7)]

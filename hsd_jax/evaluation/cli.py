@@ -198,6 +198,8 @@ def _add_selfswap(subparsers: Any) -> None:
     add("--groups", action="store_true", help="also by skin tone and hair length")
     add("--solver", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
     add("--steps", type=_number(2), metavar="N", help="default: what suits the weights")
+    add("--window", action="store_true",
+        help="paint only the window around each hole, as swaps with large nets do")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write figures and versions")
     add("--sheet", type=Path, metavar="PNG", help="write the first pictures")
 

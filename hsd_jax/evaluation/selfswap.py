@@ -37,6 +37,7 @@ import numpy as np
 
 import hsd_jax
 from hsd_jax import composite, photo, weights
+from hsd_jax.compiled import SwapPrograms
 from hsd_jax.complexion import to_lab
 from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
@@ -66,15 +67,30 @@ class SelfSwapper:
     """A swap's own code on cases, in batches of one size, compiled once."""
 
     def __init__(
-        self, parts: dict[str, weights.Loaded], solver: str = SOLVER, steps: int | None = None
+        self,
+        parts: dict[str, weights.Loaded],
+        solver: str = SOLVER,
+        steps: int | None = None,
+        in_window: bool = False,
     ):
-        """`parts`: the four nets that `Painter` takes; the rest as in `Painter.paint`."""
+        """What swaps.
+
+        Args:
+          parts: the four nets that `Painter` takes.
+          solver, steps: as in `Painter.paint`.
+          in_window: paint the window around each hole alone, one by one, as swaps with large nets.
+        """
         painter = Painter(parts)
         self.labels = painter.labels
         self._params = {name: part.params for name, part in parts.items()}
         self._plan = jax.jit(jax.vmap(painter.plan, in_axes=(None, 0, 0)))
-        paint = partial(painter.paint, solver=solver, num_steps=steps, keep=False)
+        options: Any = dict(solver=solver, num_steps=steps, keep=False)
+        paint = partial(painter.paint, **options)
         self._paint = jax.jit(jax.vmap(paint, in_axes=(None, 0, 0, 0, 0)))
+        self._windows = None
+        if in_window:
+            programs = SwapPrograms(painter, self._params)
+            self._windows = partial(programs.paint, samples=1, in_window=True, **options)
 
     def __call__(self, cases: Sequence["Case"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """At most `BATCH` cases -> for each the result and the inpainted layout.
@@ -90,19 +106,34 @@ class SelfSwapper:
                 raise ValueError(
                     f"picture {case.index} is {case.truth.shape}: build the data at {SIZE} x {SIZE}"
                 )
+        layouts = padded([case.layout for case in cases])
+        body_layouts = padded([case.body_layout for case in cases])
+        fields = [np.asarray(x) for x in self._plan(self._params, layouts, body_layouts)]
+        plans = [Plan(*(x[i] for x in fields)) for i in range(len(cases))]
+        paint = self._painted if self._windows is None else self._painted_in_windows
+        return [
+            (_blended(case, plan, picture, self.labels), plan.layout)
+            for case, plan, picture in zip(cases, plans, paint(cases, plans, seed), strict=True)
+        ]
+
+    def _painted(
+        self, cases: Sequence["Case"], plans: Sequence[Plan], seed: int
+    ) -> Sequence[np.ndarray]:
         indices = padded([np.asarray(case.index) for case in cases])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
         pictures = padded([case.destroyed for case in cases])
-        layouts = padded([case.layout for case in cases])
-        body_layouts = padded([case.body_layout for case in cases])
-        plans = self._plan(self._params, layouts, body_layouts)
-        painted, _ = self._paint(self._params, pictures, pictures, plans, keys[:, None])
-        painted, fields = np.asarray(painted), [np.asarray(x) for x in plans]
-        results = []
-        for i, case in enumerate(cases):
-            plan = Plan(*(x[i] for x in fields))
-            results.append((_blended(case, plan, painted[i, 0], self.labels), plan.layout))
-        return results
+        plan = Plan(*map(padded, zip(*plans, strict=True)))
+        painted, _ = self._paint(self._params, pictures, pictures, plan, keys[:, None])
+        return np.asarray(painted)[: len(cases), 0]
+
+    def _painted_in_windows(
+        self, cases: Sequence["Case"], plans: Sequence[Plan], seed: int
+    ) -> Sequence[np.ndarray]:
+        assert self._windows is not None
+        return [
+            self._windows(case.destroyed, case.destroyed, plan, seed=seed, first=case.index)[0][0]
+            for case, plan in zip(cases, plans, strict=True)
+        ]
 
 
 def _blended(
@@ -289,6 +320,7 @@ def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict
         "seed": options.seed,
         "solver": options.solver,
         "steps": options.steps,
+        "window": options.window,
         "sources": options.sources,
         "pictures": len(figures.indices),
         "hole_share": float(np.mean(figures.shares)),
@@ -322,7 +354,7 @@ def run(options: argparse.Namespace) -> None:
     cases = holes.cases(
         source, labels, seed=options.seed, sources=options.sources, count=options.count
     )
-    swapper = SelfSwapper(parts, options.solver, options.steps)
+    swapper = SelfSwapper(parts, options.solver, options.steps, options.window)
     distance = metrics.PerceptualDistance(parser)
     figures = evaluate(cases, swapper, distance, options.seed)
     if not figures.indices:

@@ -58,11 +58,11 @@ def always(*names: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def for_few_calls(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with native convolutions, for programs that a process calls a few times.
+def natively(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with native convolutions, which compile two to nine times faster.
 
-    They compile two to nine times faster, which a few calls never earn back: the embedded nets run
-    as fast so, within a tenth (two Xeon cores).
+    For small nets that a process calls a few times: the embedded ones run as fast so, within a
+    tenth (two Xeon cores). And to count the operations of any net alike.
     """
 
     @functools.wraps(function)

@@ -67,7 +67,7 @@ def model_flops(run: Callable[..., Any], *arguments: Any) -> float | None:
       None where the backend does not say.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    analysis = jax.jit(forms.for_few_calls(run)).lower(*shapes).cost_analysis()
+    analysis = jax.jit(forms.natively(run)).lower(*shapes).cost_analysis()
     return analysis.get("flops") if isinstance(analysis, dict) else None
 
 
