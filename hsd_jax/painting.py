@@ -201,7 +201,7 @@ class Painter:
     ) -> tuple[jax.Array, jax.Array | None]:
         samples = keys.shape[0]
         times = self._times(solver, num_steps)
-        masks = self._latent_regions(plan, samples)
+        masks = self.latent_regions(plan, samples)
         z_head, z_body = (jnp.repeat(each[None], samples, 0) for each in z)
         known = masks.head * z_head + masks.body * z_body
         s = condition_of(
@@ -237,7 +237,7 @@ class Painter:
         x = apply(self._modules["autoencoder"], params, z, method="decode")
         return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
-    def _latent_regions(self, plan: Plan, samples: int) -> Regions:
+    def latent_regions(self, plan: Plan, samples: int) -> Regions:
         """A latent is known only where all pixels of its cell are."""
         factor = self.factor
 

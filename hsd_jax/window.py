@@ -43,14 +43,13 @@ def window_around(generated: np.ndarray, step: int) -> Window:
       step: pixels of a latent; the window begins at a multiple of it. H and W are multiples of
         four times `step`.
     """
-    top, height = _span(generated.any(1), step)
-    left, width = _span(generated.any(0), step)
+    top, height = _span(np.flatnonzero(generated.any(1)), generated.shape[0], step)
+    left, width = _span(np.flatnonzero(generated.any(0)), generated.shape[1], step)
     return Window(top, left, height, width)
 
 
-def _span(line: np.ndarray, step: int) -> tuple[int, int]:
-    """Where the window begins along one axis, and its length."""
-    places, size = np.flatnonzero(line), len(line)
+def _span(places: np.ndarray, size: int, step: int) -> tuple[int, int]:
+    """Where the window of these places begins along an axis of this size, and its length."""
     if not len(places):
         return 0, size
     first = max(int(places[0]) - MARGIN, 0) // step * step

@@ -1,12 +1,14 @@
-"""The painting of a swap, this sampler beside PyTorch's: encode both crops, fuse, decode.
+"""The painting of a swap, ours beside PyTorch's: encode both crops, fuse, decode.
 
 Twice: the embedded nets, whose quality by sampler `hsd eval selfswap --solver --steps` tells, and
-the paper's with random weights. PyTorch's are what the CompVis scripts do (eager modules, DDIM of
-50 steps, known latents noised and mixed in before every step) and, compiled, our solver with our
-number of calls.
+the paper's with random weights. Ours is the code of `hsd swap`, or of batches where there are more
+pairs than one. PyTorch's are what the CompVis scripts do (eager modules, DDIM of 50 steps, known
+latents noised and mixed in before every step) and, compiled, our solver with our number of calls.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +18,16 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.bench.timing import interleaved, medians, ratio
 from hsd_jax.bench.weights import normal, random_params
-from hsd_jax.diffusion.conditioning import predictor
-from hsd_jax.diffusion.fusion import fuse, step_times
-from hsd_jax.diffusion.schedule import Prediction, Schedule, denoiser, to_x0_eps
+from hsd_jax.compiled import SwapPrograms
+from hsd_jax.diffusion.schedule import Schedule, to_x0_eps
 from hsd_jax.diffusion.solvers import SOLVERS
-from hsd_jax.mixing import Regions
-from hsd_jax.models import apply
+from hsd_jax.labels import get_label_set
 from hsd_jax.models.autoencoder import Autoencoder
+from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.unet import UNet
+from hsd_jax.painting import PARTS, Painter, Plan
 from hsd_jax.parse import SIZE
+from hsd_jax.weights import Loaded
 
 COLUMNS = ("nets", "type", "batch", "sampler", "UNet calls", "s", "this / hsd")
 OURS, EAGER, COMPILED = "hsd", "PyTorch, eager, DDIM", "PyTorch, compiled, DPM-Solver++(2M)"
@@ -32,77 +35,61 @@ _SOLVER = "dpmpp"
 DDIM_STEPS = 50
 _ROUNDS = 2  # a round of PyTorch's takes a minute on two cores
 
-
-class Nets(NamedTuple):
-    """Nets with what they were made for."""
-
-    unet: UNet
-    unet_params: Any
-    autoencoder: Autoencoder
-    autoencoder_params: Any
-    schedule: Schedule
-    prediction: Prediction
-    steps: int | None
-    """UNet calls that suit the weights; None for the solver's default."""
-
-    @property
-    def condition_channels(self) -> int:
-        """Of the UNet's input, those beside z."""
-        kernel = self.unet_params["input_blocks_0_0"]["kernel"]
-        return kernel.shape[2] - self.unet.out_channels
-
-    def calls(self) -> int:
-        """Of the UNet, for a picture."""
-        return len(step_times(self.schedule, _SOLVER, self.steps))
+Nets = dict[str, Loaded]
+"""The parts that a `Painter` takes."""
 
 
-class Pairs(NamedTuple):
-    """Crops of noise, head over body with a band between them."""
+class Pair(NamedTuple):
+    """What is painted."""
 
-    pictures: np.ndarray  # float32 [2 b, 256, 256, 3], all heads first
-    condition: np.ndarray  # float32 [b, h, w, k]
-    masks: Regions
-
-
-def paper_nets() -> Nets:
-    """The paper's sizes, random weights."""
-    small, channels = SIZE // 4, 3
-    z = jax.ShapeDtypeStruct((1, small, small, channels), jnp.float32)
-    picture = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    unet = random_params(UNet(), z, jax.ShapeDtypeStruct((1,), jnp.int32), z)
-    autoencoder = random_params(Autoencoder(), picture)
-    schedule = Schedule(kind="linear", start=0.0015, end=0.0205)
-    return Nets(UNet(), unet, Autoencoder(), autoencoder, schedule, "eps", None)
+    head: np.ndarray  # uint8 [256, 256, 3]
+    body: np.ndarray
+    plan: Plan
 
 
 def embedded_nets() -> Nets:
     """What `hsd swap` paints with."""
     folder = weights.find()
-    unet, autoencoder = (weights.load_part(folder, part) for part in ("unet", "autoencoder"))
-    facts = unet.extra
-    return Nets(
-        unet.module, unet.params, autoencoder.module, autoencoder.params,
-        Schedule(**facts["schedule"]), facts["prediction"], facts["steps"],
+    return {name: weights.load_part(folder, name) for name in PARTS}
+
+
+def paper_nets(others: Nets) -> Nets:
+    """UNet, autoencoder and condition of the paper's sizes, with random weights."""
+    small, channels = SIZE // 4, 3
+    z = jax.ShapeDtypeStruct((1, small, small, channels), jnp.float32)
+    picture = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    labels = others["unet"].extra["labels"]
+    layout = jax.ShapeDtypeStruct((1, SIZE, SIZE, get_label_set(labels).num_classes), jnp.float32)
+    facts = dict(
+        labels=labels, latent_mean=[0.0] * channels, latent_std=[1.0] * channels, known=False,
+        schedule=dict(kind="linear", start=0.0015, end=0.0205), prediction="eps", steps=None,
     )  # fmt: skip
+    t = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return others | {
+        "unet": Loaded(UNet(), random_params(UNet(), z, t, z), facts),
+        "autoencoder": Loaded(Autoencoder(), random_params(Autoencoder(), picture), {}),
+        "condition": Loaded(SpatialRescaler(), random_params(SpatialRescaler(), layout), {}),
+    }
 
 
-def rows(tell: Callable[[str], None]) -> list[list[Any]]:
+def rows(pair: Pair, tell: Callable[[str], None]) -> list[list[Any]]:
     """One row a sampler, see `COLUMNS`."""
     on_cpu = jax.default_backend() == "cpu"
-    found = []
-    for name, nets in {"embedded": embedded_nets(), "the paper's": paper_nets()}.items():
+    found, embedded = [], embedded_nets()
+    for name, nets in {"embedded": embedded, "the paper's": paper_nets(embedded)}.items():
         for batch in (1,) if on_cpu else (1, 32):
             tell(f"{name} nets, batch {batch}")
-            found += _rows(name, nets, "float32" if on_cpu else "bfloat16", batch)
+            found += _rows(name, nets, "float32" if on_cpu else "bfloat16", batch, pair)
     return found
 
 
-def _rows(name: str, nets: Nets, dtype: str, batch: int) -> list[list[Any]]:
-    pairs = _pairs(nets, batch)
-    calls: dict[str, Callable[[], Any]] = {OURS: ours(nets, pairs, dtype)}
-    counts = {OURS: nets.calls(), EAGER: DDIM_STEPS, COMPILED: nets.calls()}
+def _rows(name: str, nets: Nets, dtype: str, batch: int, pair: Pair) -> list[list[Any]]:
+    calls: dict[str, Callable[[], Any]] = {OURS: ours(nets, pair, dtype, batch)}
+    our_calls = Painter(nets).calls(_SOLVER, None)
+    counts = {OURS: our_calls, EAGER: DDIM_STEPS, COMPILED: our_calls}
     for peer, solver in {EAGER: "ddim", COMPILED: _SOLVER}.items():
-        run = theirs(nets, pairs, dtype, solver, counts[peer], compiled=peer == COMPILED)
+        compiled = peer == COMPILED
+        run = theirs(nets, pair, dtype, batch, solver, counts[peer], compiled=compiled)
         if run is not None:
             calls[peer] = run
     times = interleaved(calls, rounds=_ROUNDS, seconds=0, warm=1)
@@ -112,62 +99,53 @@ def _rows(name: str, nets: Nets, dtype: str, batch: int) -> list[list[Any]]:
     ]
 
 
-def _pairs(nets: Nets, batch: int) -> Pairs:
-    small = SIZE // nets.autoencoder.factor
-    row = 16 * jnp.arange(small)[None, :, None, None] + jnp.zeros((batch, 1, small, 1), jnp.int32)
-    head, body = (part.astype(jnp.float32) for part in (row < 7 * small, row >= 9 * small))
-    condition = normal(batch, small, small, nets.condition_channels)
-    return Pairs(normal(2 * batch, SIZE, SIZE, 3), condition, Regions(head, body, 1 - head - body))
-
-
-def ours(nets: Nets, pairs: Pairs, dtype: str) -> Callable[[], Any]:
-    """A compiled call, pictures to pictures."""
+def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> Callable[[], Any]:
+    """Pictures to pictures, as `hsd swap` does it for one pair and `hsd eval swap` for many."""
     kind = jnp.dtype(dtype)
-    unet, autoencoder = nets.unet.clone(dtype=kind), nets.autoencoder.clone(dtype=kind)
-    times, batch = step_times(nets.schedule, _SOLVER, nets.steps), len(pairs.condition)
-    keys = jax.random.split(jax.random.key(0), batch)
-
-    def sample(unet_params: Any, params: Any, x: jax.Array, s: jax.Array) -> jax.Array:
-        encoded: Any = apply(autoencoder, params, x, method="encode")
-        z = encoded[0] if isinstance(encoded, tuple) else encoded
-        denoise = denoiser(predictor(unet, unet_params, s, times), nets.schedule, nets.prediction)
-        fused = fuse(
-            denoise, nets.schedule, z[:batch], z[batch:], pairs.masks, keys,
-            solver=_SOLVER, num_steps=nets.steps,
-        )  # fmt: skip
-        assert isinstance(fused, jax.Array)  # no history was asked for
-        method = Autoencoder.decode
-        return apply(autoencoder, params, fused, method=method, force_not_quantize=True)
-
-    arguments = jax.device_put(
-        (nets.unet_params, nets.autoencoder_params, pairs.pictures, pairs.condition)
-    )
-    run = jax.jit(sample).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(run(*arguments))
+    nets = nets | {
+        name: replace(nets[name], module=nets[name].module.clone(dtype=kind))
+        for name in ("unet", "autoencoder")
+    }
+    painter, params = Painter(nets), {name: part.params for name, part in nets.items()}
+    options: Any = dict(solver=_SOLVER, num_steps=None, keep=False)
+    if batch == 1:
+        return partial(SwapPrograms(painter, params).paint, *pair, seed=0, samples=1, **options)
+    paint = jax.jit(jax.vmap(partial(painter.paint, **options), (None, 0, 0, 0, 0)))
+    pairs = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair)
+    keys = jax.random.split(jax.random.key(0), batch)[:, None]
+    arguments = jax.device_put((params, *pairs, keys))
+    return lambda: jax.block_until_ready(paint(*arguments))
 
 
 def theirs(
-    nets: Nets, pairs: Pairs, dtype: str, solver: str, steps: int, compiled: bool
+    nets: Nets, pair: Pair, dtype: str, batch: int, solver: str, steps: int, compiled: bool
 ) -> Callable[[], Any] | None:
-    """PyTorch's; None where it cannot compile."""
+    """PyTorch's, with the condition made beforehand; None where it cannot compile."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from hsd_jax.bench import torch_peer as peer
 
     half = getattr(torch, dtype)
-    channels = nets.unet.out_channels + nets.condition_channels
-    unet = peer.unet_peer(nets.unet, nets.unet_params, channels)
-    modules = [unet, *peer.autoencoder_peers(nets.autoencoder, nets.autoencoder_params)]
+    net, net_params = nets["unet"].module, nets["unet"].params
+    channels = net_params["input_blocks_0_0"]["kernel"].shape[2]
+    modules = [
+        peer.unet_peer(net, net_params, channels),
+        *peer.autoencoder_peers(nets["autoencoder"].module, nets["autoencoder"].params),
+    ]
     modules = [module.eval().to(half) for module in modules]
-    x, s = peer.tensor(pairs.pictures, half), peer.tensor(pairs.condition)
-    head, body, rest = (peer.tensor(np.asarray(mask)) for mask in pairs.masks)
-    tables = SOLVERS[solver].tables(nets.schedule, steps)
+    pictures = np.repeat(np.stack([pair.head, pair.body]), batch, 0)  # all heads first
+    x = peer.tensor((pictures / 127.5 - 1).astype(np.float32), half)
+    regions = Painter(nets).latent_regions(pair.plan, batch)
+    head, body, rest = (peer.tensor(np.asarray(mask)) for mask in regions)
+    s = peer.tensor(normal(*rest.shape[2:], channels - net.out_channels)[None].repeat(batch, 0))
+    prediction = nets["unet"].extra["prediction"]
+    tables = SOLVERS[solver].tables(Schedule(**nets["unet"].extra["schedule"]), steps)
     if compiled:
         modules = peer.compiled(modules)
 
     @torch.no_grad()
     def run() -> Any:
-        net, encode, decode = modules
+        unet, encode, decode = modules
         z_head, z_body = encode(x).float().clone().chunk(2)
         known = head * z_head + body * z_body
         z, before = torch.randn_like(known), torch.zeros_like(known)
@@ -176,9 +154,9 @@ def theirs(
             noised = alpha * known + sigma * torch.randn_like(known)
             z = (1 - rest) * noised + rest * z
             at = torch.full((len(z),), t, device=z.device, dtype=torch.int32)
-            output = net(torch.cat([z, s], 1).to(half), at).float()
+            output = unet(torch.cat([z, s], 1).to(half), at).float()
             split: Any = to_x0_eps
-            x0, eps = split(nets.prediction, output, z, alpha, sigma)
+            x0, eps = split(prediction, output, z, alpha, sigma)
             parts = {"z": z, "x0": x0, "eps": eps, "x0_before": before}
             z = sum(float(weight[i]) * parts[name] for name, weight in tables.weights.items())
             before = x0

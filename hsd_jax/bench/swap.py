@@ -12,9 +12,11 @@ import jax
 from hsd_jax.bench import sampler
 from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.timing import ROUNDS
+from hsd_jax.compiled import SwapPrograms
 from hsd_jax.demo import find_photos
+from hsd_jax.painting import Painter
 from hsd_jax.programs import Program
-from hsd_jax.swap import HeadSwapper
+from hsd_jax.swap import HeadSwapper, SwapResult
 
 # What `hsd_jax.compiled` and `hsd_jax.parse` call their programs.
 _STAGES = {
@@ -29,14 +31,14 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     head, body = find_photos()
     swapper = HeadSwapper.from_pretrained()
     tell("compiling")
-    swapper(head, body)
+    last = swapper(head, body)
     stages: dict[str, list[float]] = defaultdict(list)
     totals = []
     for index in range(ROUNDS):
         tell(f"swap {index + 1} of {ROUNDS}")
         with _watched() as seen:
             start = time.perf_counter()
-            swapper(head, body)
+            last = swapper(head, body)
             totals.append(time.perf_counter() - start)
         for stage in dict.fromkeys(name for name, _ in seen):
             stages[stage].append(sum(seconds for name, seconds in seen if name == stage))
@@ -49,7 +51,7 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     tables = [Table("A swap of the demo's photos", ("stage", "ms"), rows)]
     notes = []
     if vs_torch:
-        rows = sampler.rows(tell)
+        rows = sampler.rows(_pair(last), tell)
         tables.append(Table("Both crops encoded, fused, decoded", sampler.COLUMNS, rows))
         took = {row[3]: row[5] for row in rows[::-1]}  # the embedded nets' come first
         whole = total / 1e3 - took[sampler.OURS] + took[sampler.EAGER]
@@ -59,6 +61,13 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
             f"{whole / total * 1e3:.1f} times as long"
         )
     return Report("swap", tables, notes)
+
+
+def _pair(swapped: SwapResult) -> sampler.Pair:
+    nets, seen = sampler.embedded_nets(), swapped.stages
+    programs = SwapPrograms(Painter(nets), {name: part.params for name, part in nets.items()})
+    plan = programs.plan(seen["head_layout"], seen["body_layout"])
+    return sampler.Pair(seen["head"], seen["body"], plan)
 
 
 @contextmanager

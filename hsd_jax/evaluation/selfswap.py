@@ -118,17 +118,17 @@ class SelfSwapper:
 
     def _painted(
         self, cases: Sequence["Case"], plans: Sequence[Plan], seed: int
-    ) -> Sequence[np.ndarray]:
+    ) -> list[np.ndarray]:
         indices = padded([np.asarray(case.index) for case in cases])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
         pictures = padded([case.destroyed for case in cases])
         plan = Plan(*map(padded, zip(*plans, strict=True)))
         painted, _ = self._paint(self._params, pictures, pictures, plan, keys[:, None])
-        return np.asarray(painted)[: len(cases), 0]
+        return list(np.asarray(painted)[: len(cases), 0])
 
     def _painted_in_windows(
         self, cases: Sequence["Case"], plans: Sequence[Plan], seed: int
-    ) -> Sequence[np.ndarray]:
+    ) -> list[np.ndarray]:
         assert self._windows is not None
         return [
             self._windows(case.destroyed, case.destroyed, plan, seed=seed, first=case.index)[0][0]
