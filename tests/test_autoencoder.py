@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from hsd_jax.models import blocks
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.blocks import (
     AttnBlock,
     GroupNorm,
     ResBlock,
+    attend,
     depth_to_space,
     fitting_groups,
     space_to_depth,
 )
-from hsd_jax.models.conv import Conv
+from hsd_jax.models.conv import Conv, compiled_for
 
 TINY = Autoencoder(ch=4, ch_mult=(1, 2), num_res_blocks=1, n_embed=16, attn_levels=(1,))
 
@@ -251,6 +253,24 @@ def test_residual_block_is_the_identity_around_a_dead_branch():
     dead = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params)
     np.testing.assert_array_equal(jax.jit(ResBlock(6).apply)({"params": dead}, x), x)
     assert shapes(ResBlock(8), x)["nin_shortcut"]["kernel"].shape == (1, 1, 6, 8)
+
+
+@pytest.mark.parametrize("length", [1031, 2304])
+def test_attention_in_parts_is_attention(length, monkeypatch):
+    q, k, v = (normal(2, length, 8, seed=seed) for seed in range(3))
+
+    def run(q, k, v):
+        y, back = jax.vjp(attend, q, k, v)
+        return y, back(jnp.cos(y))
+
+    text = jax.jit(attend).lower(q, k, v).as_text()
+    assert ("stablehlo.while" in text) == (length == 2304)  # 1031 has no divisor
+    parts = jax.jit(run)(q, k, v)
+    monkeypatch.setattr(blocks, "_QUERIES", length)
+    for got, want in zip(jax.tree.leaves(parts), jax.tree.leaves(run(q, k, v)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    with compiled_for("tpu"):
+        assert "stablehlo.while" not in jax.jit(lambda *x: attend(*x)).lower(q, k, v).as_text()
 
 
 def test_attention_of_the_autoencoder_by_hand():

@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
+from hsd_jax.models import forms
 from hsd_jax.models.conv import Conv
 
 VAE_EPS = 1e-6  # `Normalize` in model.py
@@ -158,11 +160,41 @@ class AttnBlock(nn.Module):
         b, h, w, c = x.shape
         y = GroupNorm(VAE_EPS, self.num_groups, self.dtype, name="norm")(x)
         q, k, v = (
-            Conv(c, kernel_size=1, dtype=self.dtype, name=name)(y).reshape(b, h * w, 1, c)
+            Conv(c, kernel_size=1, dtype=self.dtype, name=name)(y).reshape(b, h * w, c)
             for name in ("q", "k", "v")
         )
-        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        y = attend(q, k, v).reshape(b, h, w, c)
         return x + Conv(c, kernel_size=1, dtype=self.dtype, name="proj_out")(y)
+
+
+_QUERIES = 1024  # their weights over 64 x 64 positions are 16 MB, which caches may hold
+
+
+def attend(
+    q: Float[Array, "b t c"], k: Float[Array, "b t c"], v: Float[Array, "b t c"]
+) -> Float[Array, "b t c"]:
+    """`jax.nn.dot_product_attention` of one head; on CPU a quarter faster for large maps.
+
+    There it is 2-D dots, 1,024 queries or fewer at a time.
+    """
+    length, channels = q.shape[1:]
+    least = -(-length // _QUERIES)
+    parts = next((n for n in range(least, 2 * least) if length % n == 0), 1)
+    if parts == 1 or not forms.device_name().startswith("cpu"):
+        return jax.nn.dot_product_attention(*(x[:, :, None] for x in (q, k, v)))[:, :, 0]
+
+    def one(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, k, v = qkv
+
+        def some(q: jax.Array) -> jax.Array:
+            logits = q @ k.T
+            weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+            return (weights @ v) / weights.sum(-1, keepdims=True)
+
+        scaled = q * channels**-0.5
+        return jax.lax.map(some, scaled.reshape(parts, -1, channels)).reshape(q.shape)
+
+    return jax.lax.map(one, (q, k, v))
 
 
 def split_heads(
