@@ -118,7 +118,8 @@ def _match(
     """Improves `matches` of the hole's pixels in place; returns their costs, `[n]`."""
     rows, columns = np.nonzero(hole)
     targets = np.stack([rows, columns], -1)
-    patches, weights = _patches(picture, targets), _patches(trust[..., None], targets)
+    framed = _framed(picture)
+    patches, weights = _patches(framed, targets), _patches(_framed(trust[..., None]), targets)
     weights /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-6)
     h, w = hole.shape
 
@@ -127,7 +128,7 @@ def _match(
         safe = np.where(inside[:, None], places, 0)
         usable = inside & sources[safe[:, 0], safe[:, 1]]
         values = np.full(len(places), np.inf, np.float32)
-        difference = _patches(picture, safe[usable]) - patches[usable]
+        difference = _patches(framed, safe[usable]) - patches[usable]
         values[usable] = np.einsum("npc,npc,npx->n", difference, difference, weights[usable])
         # Horizons, walls and shelves lie level: a source from the same rows is the better guess.
         return values + (((places - targets) / (h, w)) ** 2) @ _STRAY
@@ -151,15 +152,18 @@ def _match(
     return costs
 
 
-def _patches(picture: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """float32 `[n, 25, C]`; beyond the frame the edge is repeated."""
-    h, w, c = picture.shape
-    padded = np.pad(picture, ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)), mode="edge")
-    flat = padded.reshape(-1, c).astype(np.float32)
-    width = w + 2 * _RADIUS
+def _framed(picture: np.ndarray) -> np.ndarray:
+    """float32 with its edge repeated beyond the frame, as far as patches reach."""
+    frame = (_RADIUS, _RADIUS)
+    return np.pad(picture.astype(np.float32), (frame, frame, (0, 0)), mode="edge")
+
+
+def _patches(framed: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """float32 `[n, 25, C]` of the picture that was framed."""
+    width = framed.shape[1]
     first = centers[:, 0] * width + centers[:, 1]
     offsets = [(i + _RADIUS) * width + j + _RADIUS for i, j in _WINDOW]
-    return flat[first[:, None] + np.array(offsets)[None]]
+    return framed.reshape(-1, framed.shape[2])[first[:, None] + np.array(offsets)[None]]
 
 
 def _vote(
@@ -174,14 +178,17 @@ def _vote(
     weight = np.zeros(hole.shape, np.float32)
     weight[hole] = trust[hole] * np.exp(-costs / scale) + 1e-6
     h, w = hole.shape
-    total = np.zeros_like(picture)
-    norm = np.zeros((h, w, 1), np.float32)
+    rows, columns = np.nonzero(hole)
+    frame = ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS))
+    weight, sources = np.pad(weight, frame), np.pad(matches, (*frame, (0, 0)))
+    total = np.zeros((len(rows), picture.shape[2]), np.float32)
+    norm = np.zeros((len(rows), 1), np.float32)
     for dy, dx in _WINDOW:
         # The patch centred at p - d says of p what its source holds at +d.
-        own = _shifted(weight, -dy, -dx)[..., None]
-        source = _shifted(matches, -dy, -dx)
-        rows = np.clip(source[..., 0] + dy, 0, h - 1)
-        columns = np.clip(source[..., 1] + dx, 0, w - 1)
-        total += own * picture[rows, columns]
+        centers = rows - dy + _RADIUS, columns - dx + _RADIUS
+        own, source = weight[centers][:, None], sources[centers] + (dy, dx)
+        total += own * picture[source[:, 0].clip(0, h - 1), source[:, 1].clip(0, w - 1)]
         norm += own
-    return np.where(hole[..., None], total / np.maximum(norm, 1e-6), picture)
+    result = picture.copy()
+    result[hole] = total / np.maximum(norm, 1e-6)
+    return result
