@@ -56,8 +56,8 @@ class SwapPrograms:
         )
 
     @property
-    def _in_window(self) -> bool:
-        """Whether painting less is worth programs of its own."""
+    def in_window(self) -> bool:
+        """Whether `paint` takes the window around what is generated, unless it is told."""
         return self._large and jax.default_backend() == "cpu"
 
     def programs(
@@ -88,7 +88,7 @@ class SwapPrograms:
     def prepare(self, samples: int, solver: str, num_steps: int | None, keep: bool) -> None:
         """Reads back what earlier processes compiled, in the background."""
         for program, arguments in self.programs(_bucket(samples), solver, num_steps, keep):
-            if not self._in_window or program in (self._align, self._plan):
+            if not self.in_window or program in (self._align, self._plan):
                 program.prepare(*arguments)
 
     def align(self, head: np.ndarray, body: np.ndarray) -> tuple[int, np.ndarray]:
@@ -132,7 +132,7 @@ class SwapPrograms:
           `[steps, samples, 256, 256, 3]`.
         """
         window = Window(0, 0, *head.shape[:2])
-        if self._in_window if in_window is None else in_window:
+        if self.in_window if in_window is None else in_window:
             window = window_around(~(plan.head | plan.body), self._painter.factor)
         parts = window.cut(head), window.cut(body), Plan(*map(window.cut, plan))
         numbers, options = range(first, first + samples), (solver, num_steps, keep)

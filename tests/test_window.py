@@ -98,9 +98,9 @@ def test_a_window_of_the_whole_is_the_whole(programs):
 
 
 def test_only_large_nets_on_a_cpu_paint_windows(programs, monkeypatch):
-    assert jax.default_backend() == "cpu" and not programs._in_window
+    assert jax.default_backend() == "cpu" and not programs.in_window
     monkeypatch.setattr(compiled, "LARGE", 10_000_000)
     large = SwapPrograms(programs._painter, programs._params)
-    assert large._in_window
+    assert large.in_window
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not large._in_window
+    assert not large.in_window

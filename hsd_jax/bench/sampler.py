@@ -84,23 +84,25 @@ def rows(pair: Pair, tell: Callable[[str], None]) -> list[list[Any]]:
 
 
 def _rows(name: str, nets: Nets, dtype: str, batch: int, pair: Pair) -> list[list[Any]]:
-    calls: dict[str, Callable[[], Any]] = {OURS: ours(nets, pair, dtype, batch)}
+    calls = ours(nets, pair, dtype, batch)
     our_calls = Painter(nets).calls(_SOLVER, None)
-    counts = {OURS: our_calls, EAGER: DDIM_STEPS, COMPILED: our_calls}
+    counts = dict.fromkeys((*calls, COMPILED), our_calls) | {EAGER: DDIM_STEPS}
     for peer, solver in {EAGER: "ddim", COMPILED: _SOLVER}.items():
         compiled = peer == COMPILED
         run = theirs(nets, pair, dtype, batch, solver, counts[peer], compiled=compiled)
         if run is not None:
             calls[peer] = run
-    times = interleaved(calls, rounds=_ROUNDS, seconds=0, warm=1)
+    times = interleaved(calls, rounds=_ROUNDS, seconds=0)
     return [
         [name, dtype, batch, sampler, counts[sampler], seconds, ratio(times, sampler, OURS)]
         for sampler, seconds in medians(times).items()
     ]
 
 
-def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> Callable[[], Any]:
-    """Pictures to pictures, as `hsd swap` does it for one pair and `hsd eval swap` for many."""
+def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> dict[str, Callable[[], Any]]:
+    """Pictures to pictures, by name: as `hsd swap` does it for one pair, and with the window or
+    the whole crop that it does not take; as `hsd eval swap` does it for many.
+    """
     kind = jnp.dtype(dtype)
     nets = nets | {
         name: replace(nets[name], module=nets[name].module.clone(dtype=kind))
@@ -109,12 +111,15 @@ def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> Callable[[], Any]:
     painter, params = Painter(nets), {name: part.params for name, part in nets.items()}
     options: Any = dict(solver=_SOLVER, num_steps=None, keep=False)
     if batch == 1:
-        return partial(SwapPrograms(painter, params).paint, *pair, seed=0, samples=1, **options)
-    paint = jax.jit(jax.vmap(partial(painter.paint, **options), (None, 0, 0, 0, 0)))
+        programs = SwapPrograms(painter, params)
+        paint = partial(programs.paint, *pair, seed=0, samples=1, **options)
+        other = f"{OURS}, {'whole crop' if programs.in_window else 'window'}"
+        return {OURS: paint, other: partial(paint, in_window=not programs.in_window)}
+    run = jax.jit(jax.vmap(partial(painter.paint, **options), (None, 0, 0, 0, 0)))
     pairs = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair)
     keys = jax.random.split(jax.random.key(0), batch)[:, None]
     arguments = jax.device_put((params, *pairs, keys))
-    return lambda: jax.block_until_ready(paint(*arguments))
+    return {OURS: lambda: jax.block_until_ready(run(*arguments))}
 
 
 def theirs(
