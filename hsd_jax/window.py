@@ -12,6 +12,7 @@ import numpy as np
 MARGIN = 16
 """Pixels around what is generated; with 8, 16, 24 and 32 the benchmark's figures are the same."""
 _SHARES = (0.75, 1.0)  # of the crop, along each axis: four programs do for all pairs
+_MULTIPLE = 8  # latents a side, for nets that halve it three times
 
 
 class Window(NamedTuple):
@@ -40,8 +41,8 @@ def window_around(generated: np.ndarray, step: int) -> Window:
 
     Args:
       generated: bool `[H, W]`; the whole is the window where nothing is.
-      step: pixels of a latent; the window begins at a multiple of it. H and W are multiples of
-        four times `step`.
+      step: pixels of a latent; the window begins at a multiple of it. Where three quarters of a
+        crop are no whole number of eight latents, the whole is taken.
     """
     top, height = _span(np.flatnonzero(generated.any(1)), generated.shape[0], step)
     left, width = _span(np.flatnonzero(generated.any(0)), generated.shape[1], step)
@@ -54,5 +55,8 @@ def _span(places: np.ndarray, size: int, step: int) -> tuple[int, int]:
         return 0, size
     first = max(int(places[0]) - MARGIN, 0) // step * step
     last = min(-(-(int(places[-1]) + 1 + MARGIN) // step) * step, size)
-    length = next(n for n in (int(share * size) for share in _SHARES) if n >= last - first)
+    lengths = (int(share * size) for share in _SHARES)
+    length = next(
+        n for n in lengths if n == size or (n >= last - first and n % (_MULTIPLE * step) == 0)
+    )
     return min(max((first + last - length) // 2 // step * step, 0), size - length), length

@@ -42,6 +42,7 @@ def test_the_whole_is_the_window_of_nothing_and_of_everything():
     whole = Window(0, 0, SIZE, SIZE)
     assert window_around(band(0, 0, 0, 0), 4) == whole == window_around(band(0, 256, 0, 256), 4)
     assert window_around(band(0, 10, 250, 256), 4) == Window(0, 64, 192, 192)
+    assert window_around(band(0, 10, 250, 256), 16) == whole  # 12 latents do not halve thrice
 
 
 def test_parts_go_back_where_they_were_cut():
