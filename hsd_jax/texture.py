@@ -76,21 +76,9 @@ def _double(x: np.ndarray) -> np.ndarray:
     return x.repeat(2, 0).repeat(2, 1)
 
 
-def _shifted(x: np.ndarray, dy: int, dx: int, fill: float | bool = 0) -> np.ndarray:
-    """y[i, j] = x[i + dy, j + dx], `fill` beyond the frame."""
-    y = np.full_like(x, fill)
-    h, w = x.shape[:2]
-    rows, columns = slice(max(0, -dy), h - max(0, dy)), slice(max(0, -dx), w - max(0, dx))
-    y[rows, columns] = x[max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)]
-    return y
-
-
 def _whole(seen: np.ndarray) -> np.ndarray:
     """Where a patch lies inside what is seen."""
-    whole = seen.copy()
-    for dy, dx in _WINDOW:
-        whole &= _shifted(seen, dy, dx, False)
-    return whole
+    return ndimage.binary_erosion(seen, np.ones((2 * _RADIUS + 1, 2 * _RADIUS + 1)))
 
 
 def _start(

@@ -23,16 +23,19 @@ class Window(NamedTuple):
     height: int
     width: int
 
+    @property
+    def _slices(self) -> tuple[slice, slice]:
+        rows, columns = (self.top, self.top + self.height), (self.left, self.left + self.width)
+        return slice(*rows), slice(*columns)
+
     def cut(self, picture: np.ndarray) -> np.ndarray:
         """`[height, width, ...]` of `[H, W, ...]`."""
-        bottom, right = self.top + self.height, self.left + self.width
-        return picture[self.top : bottom, self.left : right]
+        return picture[self._slices]
 
     def put(self, parts: np.ndarray, picture: np.ndarray) -> np.ndarray:
         """`parts` `[..., height, width, 3]` in their place on copies of `picture` `[H, W, 3]`."""
         whole = np.broadcast_to(picture, (*parts.shape[:-3], *picture.shape)).copy()
-        bottom, right = self.top + self.height, self.left + self.width
-        whole[..., self.top : bottom, self.left : right, :] = parts
+        whole[(..., *self._slices, slice(None))] = parts
         return whole
 
 

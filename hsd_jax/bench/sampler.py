@@ -72,10 +72,10 @@ def paper_nets(others: Nets) -> Nets:
     }
 
 
-def rows(pair: Pair, tell: Callable[[str], None]) -> list[list[Any]]:
+def rows(pair: Pair, embedded: Nets, tell: Callable[[str], None]) -> list[list[Any]]:
     """One row a sampler, see `COLUMNS`."""
     on_cpu = jax.default_backend() == "cpu"
-    found, embedded = [], embedded_nets()
+    found = []
     for name, nets in {"embedded": embedded, "the paper's": paper_nets(embedded)}.items():
         for batch in (1,) if on_cpu else (1, 32):
             tell(f"{name} nets, batch {batch}")

@@ -51,7 +51,8 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     tables = [Table("A swap of the demo's photos", ("stage", "ms"), rows)]
     notes = []
     if vs_torch:
-        rows = sampler.rows(_pair(last), tell)
+        nets = sampler.embedded_nets()
+        rows = sampler.rows(_pair(last, nets), nets, tell)
         tables.append(Table("Both crops encoded, fused, decoded", sampler.COLUMNS, rows))
         took = {row[3]: row[5] for row in rows[::-1]}  # the embedded nets' come first
         whole = total / 1e3 - took[sampler.OURS] + took[sampler.EAGER]
@@ -63,8 +64,8 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     return Report("swap", tables, notes)
 
 
-def _pair(swapped: SwapResult) -> sampler.Pair:
-    nets, seen = sampler.embedded_nets(), swapped.stages
+def _pair(swapped: SwapResult, nets: sampler.Nets) -> sampler.Pair:
+    seen = swapped.stages
     programs = SwapPrograms(Painter(nets), {name: part.params for name, part in nets.items()})
     plan = programs.plan(seen["head_layout"], seen["body_layout"])
     return sampler.Pair(seen["head"], seen["body"], plan)

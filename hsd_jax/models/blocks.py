@@ -180,7 +180,7 @@ def attend(
     length, channels = q.shape[1:]
     least = -(-length // _QUERIES)
     parts = next((n for n in range(least, 2 * least) if length % n == 0), 1)
-    if parts == 1 or not forms.device_name().startswith("cpu"):
+    if parts == 1 or not forms.on_cpu():
         return jax.nn.dot_product_attention(*(x[:, :, None] for x in (q, k, v)))[:, :, 0]
 
     def one(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

@@ -47,7 +47,7 @@ class Filters:
 
 def _stored(dtype: Any) -> Any:
     """Of a convolution's result: on CPU float32, as it was summed; the next product rounds it."""
-    return jnp.float32 if forms.device_name().startswith("cpu") else dtype
+    return jnp.float32 if forms.on_cpu() else dtype
 
 
 def _dot_type(form: str) -> Any:

@@ -83,6 +83,11 @@ def device_name() -> str:
     return platform
 
 
+def on_cpu() -> bool:
+    """Whether what is traced now is for a CPU."""
+    return device_name().startswith("cpu")
+
+
 @functools.cache
 def _processor_vendor() -> str:
     try:
