@@ -3,7 +3,7 @@
     python -m data.build halfbody --source PICTURES --out data_built
     python -m hsd_jax.train --config configs/embedded.py:parser --workdir runs/parser
     python -m hsd_jax.train --config configs/embedded.py:autoencoder --workdir runs/autoencoder
-    python -m hsd_jax.training.latents --weights runs/autoencoder/weights \\
+    python -m hsd_jax.training.tools.latents --weights runs/autoencoder/weights \\
         --data data_built --out data_built/latents
     python -m hsd_jax.train --config configs/embedded.py:layout --workdir runs/layout
     python -m hsd_jax.train --config configs/embedded.py:diffusion --workdir runs/diffusion

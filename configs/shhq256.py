@@ -2,7 +2,7 @@
 
     python -m data.build shhq --source SHHQ-1.0 --out data_built           # docs/data.md
     python -m hsd_jax.train --config configs/shhq256.py:autoencoder --workdir runs/256_autoencoder
-    python -m hsd_jax.training.latents --weights runs/256_autoencoder/weights \\
+    python -m hsd_jax.training.tools.latents --weights runs/256_autoencoder/weights \\
         --data data_built --out data_built/latents_256 \\
         --name shhq/bg_white_256 --views 0 --unscaled
     python -m hsd_jax.train --config configs/shhq256.py:diffusion --workdir runs/256_diffusion

@@ -2,7 +2,7 @@
 
     python -m data.build shhq --size 512 --source SHHQ-1.0 --out data_built
     python -m hsd_jax.train --config configs/shhq512.py:autoencoder --workdir runs/512_autoencoder
-    python -m hsd_jax.training.latents --weights runs/512_autoencoder/weights \\
+    python -m hsd_jax.training.tools.latents --weights runs/512_autoencoder/weights \\
         --data data_built --out data_built/latents_512 \\
         --name shhq/bg_white_512 --views 0 --unscaled
     python -m hsd_jax.train --config configs/shhq512.py:diffusion --workdir runs/512_diffusion

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from hsd_jax.status import status_of
+from hsd_jax.runtime.console import status_of
 from hsd_jax.training.input import PREFETCH_BATCHES, READ_THREADS, load_source, make_dataset
 from hsd_jax.training.tasks import make_task
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hsd_jax.status import module_parser, status_of
+from hsd_jax.runtime.console import module_parser, status_of
 
 _PICTURES = (".jpg", ".jpeg")
 

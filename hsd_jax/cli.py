@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hsd_jax
-from hsd_jax import commands, process
+from hsd_jax import commands
 from hsd_jax.bench.cli import add_bench
 from hsd_jax.evaluation.cli import add_eval
-from hsd_jax.export import add_export
+from hsd_jax.runtime import process
+from hsd_jax.swapping.stablehlo import add_export
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsd_jax import process
+from hsd_jax.runtime import process
 
 
 class _Progress:
@@ -50,8 +50,8 @@ def swap(args: argparse.Namespace) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """`hsd demo`: a swap of its photos, and the strip beside it."""
-    from hsd_jax import photo
-    from hsd_jax.demo import find_photos, strip
+    from hsd_jax.imaging import files
+    from hsd_jax.imaging.demo import find_photos, strip
 
     args.head, args.body = find_photos()
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -60,23 +60,23 @@ def demo(args: argparse.Namespace) -> None:
         from hsd_jax.labels import HALFBODY9
 
         path = args.output.with_name(f"{args.output.stem}-strip.png")
-        photo.save_picture(strip(result.stages, HALFBODY9), path)
+        files.save_picture(strip(result.stages, HALFBODY9), path)
     _tell({**report, "strip": str(path)}, args.json)
 
 
 def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dict[str, Any]]:
     """The swap from files to files: the first sample's `SwapResult`, and what there is to say."""
-    from hsd_jax import photo
+    from hsd_jax.imaging import files
 
     outputs = _numbered(args.output, args.samples)
     for output in outputs:
-        photo.check_output(output)
+        files.check_output(output)
         _check_not_read(output, [args.head, args.body])
     if args.save_steps and args.save_steps.exists() and not args.save_steps.is_dir():
         raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
     progress.stage("reading the photos ...")
-    photo.open_photo(args.head)  # what cannot be read is told before JAX starts
-    body = photo.open_photo(args.body)
+    files.open_photo(args.head)  # what cannot be read is told before JAX starts
+    body = files.open_photo(args.body)
 
     progress.stage("loading the weights ...")
     from hsd_jax.swap import HeadSwapper
@@ -102,9 +102,9 @@ def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dic
         args.save_steps.mkdir(parents=True, exist_ok=True)
         digits = max(2, len(str(len(first.steps))))
         for number, picture in enumerate(first.steps, 1):
-            photo.save_picture(picture, args.save_steps / f"step-{number:0{digits}}.png")
+            files.save_picture(picture, args.save_steps / f"step-{number:0{digits}}.png")
     for output, result in reversed(list(zip(outputs, results, strict=True))):
-        photo.save_picture(result.image, output)  # OUT last: when it is there, all is
+        files.save_picture(result.image, output)  # OUT last: when it is there, all is
     report = {
         "output": str(outputs[0]),
         "outputs": [str(output) for output in outputs],
@@ -142,7 +142,7 @@ def _check_not_read(output: Path, photos: Sequence[Path]) -> None:
 
 def parse(args: argparse.Namespace) -> None:
     """`hsd parse`."""
-    from hsd_jax import photo
+    from hsd_jax.imaging import files
 
     for path in args.photos:
         if not path.is_file():
@@ -152,13 +152,13 @@ def parse(args: argparse.Namespace) -> None:
     if set(layouts) & set(overlays):
         raise ValueError(f"{args.overlay} is where the layout goes: give --overlay another name")
     for target in layouts + overlays:
-        photo.check_output(target)
+        files.check_output(target)
         _check_not_read(target, args.photos)
 
     with _Progress() as progress:
         progress.stage("loading the weights ...")
         from hsd_jax import weights
-        from hsd_jax.parse import PhotoParser
+        from hsd_jax.parsing.photo_parser import PhotoParser
 
         parser = PhotoParser(weights.load_part(weights.find(args.weights), "parser"))
         rows = []
@@ -178,17 +178,17 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     """One photo to its layout's file (and overlay's): what there is to say of it."""
     import numpy as np
 
-    from hsd_jax import photo
+    from hsd_jax.imaging import files
     from hsd_jax.labels import colorize
 
-    picture = photo.open_photo(path)
+    picture = files.open_photo(path)
     layout, faces = parser.parse(picture)
     labels = parser.labels
     if overlay:
         coloured = (picture.astype(np.uint16) + colorize(layout, labels)) // 2
         shown = np.where(layout[..., None] == labels.background, picture, coloured)
-        photo.save_picture(shown.astype(np.uint8), overlay, synthetic=False)
-    photo.save_layout(layout, target, labels.palette)
+        files.save_picture(shown.astype(np.uint8), overlay, synthetic=False)
+    files.save_layout(layout, target, labels.palette)
     counts = np.bincount(layout.ravel(), minlength=labels.num_classes) / layout.size
     return {
         "photo": str(path),

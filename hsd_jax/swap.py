@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from hsd_jax import composite, photo, weights
-from hsd_jax.compiled import SwapPrograms
+from hsd_jax import weights
+from hsd_jax.imaging import composite, files, framing
 from hsd_jax.labels import LabelSet
-from hsd_jax.painting import PARTS, Painter, Plan
-from hsd_jax.parse import SIZE, Person, PhotoParser
+from hsd_jax.parsing.photo_parser import SIZE, Person, PhotoParser
+from hsd_jax.swapping.networks import PARTS, Painter, Plan
+from hsd_jax.swapping.runner import SwapPrograms
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ class HeadSwapper:
             raise ValueError(f"samples is {samples}: ask for at least 1")
         self._parser.prepare()
         self._programs.prepare(samples, solver, steps, keep_steps)
-        target = self._parser.person(photo.open_photo(body), person, _name(body, "body"))
+        target = self._parser.person(files.open_photo(body), person, _name(body, "body"))
         source = self._parser.person(
-            photo.open_photo(head), head_person, _name(head, "head"), target.share
+            files.open_photo(head), head_person, _name(head, "head"), target.share
         )
         source, target = widen(self._parser, source, target)
         source = rounded(source, self._labels)
@@ -108,7 +109,7 @@ class HeadSwapper:
         source = moved(source, shift, layout)
         plan = self._programs.plan(source.layout, target.layout)
         # Beyond its photo's edge a head is repeated pixels: its layout may go on there, they not.
-        plan = plan._replace(head=plan.head & photo.inside(source.photo, source.crop, SIZE))
+        plan = plan._replace(head=plan.head & framing.inside(source.photo, source.crop, SIZE))
         pictures, history = self._programs.paint(
             source.image, target.image, plan,
             seed=seed, samples=samples, solver=solver, num_steps=steps, keep=keep_steps,
@@ -140,7 +141,7 @@ def _cut_off(head: Person, body: Person, labels: LabelSet) -> bool:
     """Whether the head goes on beyond an edge of its crop, where the body's photo goes on too."""
     edges = np.isin(head.layout, labels.head)
     touched = np.array([edges[0].sum(), edges[-1].sum(), edges[:, 0].sum(), edges[:, -1].sum()])
-    rooms = [photo.room(person.photo, person.crop) for person in (head, body)]
+    rooms = [framing.room(person.photo, person.crop) for person in (head, body)]
     return bool(np.any((touched > _TOUCHING) & (np.min(rooms, axis=0) > 0.01)))
 
 
@@ -149,7 +150,7 @@ def rounded(head: Person, labels: LabelSet) -> Person:
 
     What the parser sees there are repeated pixels; only the layout's shape is used, and painted.
     """
-    inside, layout = photo.inside(head.photo, head.crop, SIZE), head.layout.copy()
+    inside, layout = framing.inside(head.photo, head.crop, SIZE), head.layout.copy()
     for view, within in ((layout, inside.any(1)), (layout.T, inside.any(0))):
         places = np.flatnonzero(within)
         _end(view[places[0] :: -1], labels)
@@ -176,7 +177,7 @@ def _end(layout: np.ndarray, labels: LabelSet) -> None:
 def moved(head: Person, shift: int, layout: np.ndarray) -> Person:
     """The head's crop moved sideways by whole pixels: neck alignment (the paper, section 3.4)."""
     crop = head.crop.shifted(-shift * head.crop.side / SIZE)
-    return replace(head, crop=crop, image=photo.take(head.photo, crop, SIZE), layout=layout)
+    return replace(head, crop=crop, image=framing.take(head.photo, crop, SIZE), layout=layout)
 
 
 def finish(
@@ -184,23 +185,23 @@ def finish(
 ) -> SwapResult:
     """Paste back: the painted crop at the body photo's resolution, under the kept pixels."""
     layers = composite.Layers.at_crop(head.image, body.image, plan.head, plan.body)
-    inside = photo.inside(body.photo, body.crop, SIZE)
+    inside = framing.inside(body.photo, body.crop, SIZE)
     painted = composite.settle(picture, layers, np.asarray(plan.layout), labels, inside)
     # The head by its own crop and the body's very pixels, at the resolution of the body's photo.
     side = body.crop.side
     native = composite.Layers(
-        head=photo.take(head.photo, head.crop, side),
-        body=photo.take(body.photo, body.crop),
-        head_alpha=photo.resize_map(layers.head_alpha, side),
-        body_alpha=photo.resize_map(layers.body_alpha, side),
+        head=framing.take(head.photo, head.crop, side),
+        body=framing.take(body.photo, body.crop),
+        head_alpha=framing.resize_map(layers.head_alpha, side),
+        body_alpha=framing.resize_map(layers.body_alpha, side),
     )
-    square = composite.blend(photo.resize(painted, side), native)
-    result = photo.paste(body.photo, square, body.crop)
+    square = composite.blend(framing.resize(painted, side), native)
+    result = framing.paste(body.photo, square, body.crop)
     nothing = np.zeros(body.photo.shape[:2], np.float32)
     return SwapResult(
         image=result,
         layout=plan.layout,
-        mask=photo.paste(nothing, native.generated_alpha, body.crop),
+        mask=framing.paste(nothing, native.generated_alpha, body.crop),
         warnings=_warnings(head, body, labels),
         shift=0,
         faces=(head.faces, body.faces),
@@ -213,7 +214,7 @@ def finish(
             "blended": plan.blended,
             "inpainted": plan.layout,
             "decoded": picture,
-            "result": photo.take(result, body.crop, SIZE),
+            "result": framing.take(result, body.crop, SIZE),
         },
     )
 
@@ -224,7 +225,7 @@ def _warnings(head: Person, body: Person, labels: LabelSet) -> tuple[str, ...]:
         for name, person in (("head", head), ("body", body))
         if person.faces > 1
     ]
-    outside = ~photo.inside(head.photo, head.crop, SIZE)
+    outside = ~framing.inside(head.photo, head.crop, SIZE)
     if np.sum(np.isin(head.layout, labels.head) & outside) > 30:
         found.append("the head reaches over the edge of its photo and is cut off there")
     enlarged = body.crop.side / head.crop.side

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hsd_jax.evaluation.metrics import confusion, ious
-from hsd_jax.training.balance import fit
+from hsd_jax.training.tools.balance import fit
 
 
 def posteriors(rng: np.random.Generator, priors: np.ndarray, weights: np.ndarray):

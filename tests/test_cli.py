@@ -14,7 +14,8 @@ import pytest
 from PIL import ExifTags, Image
 
 import hsd_jax
-from hsd_jax import cli, demo, photo
+from hsd_jax import cli
+from hsd_jax.imaging import demo, files
 from hsd_jax.labels import HALFBODY9
 
 _EMBEDDED = Path(hsd_jax.__file__).parent / "weights/embedded/unet.json"
@@ -130,7 +131,7 @@ def test_swap_never_writes_over_its_photos(capsys, tmp_path, pair, which):
 
 
 def test_parse_refuses_what_it_cannot_place(capsys, tmp_path, pair, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hsd_jax.parse", None)
+    monkeypatch.setitem(sys.modules, "hsd_jax.parsing.photo_parser", None)
     head, body = pair
     for output in ("out.png", "out.jpg"):
         assert "give a folder" in _refused(capsys, "parse", head, body, "-o", tmp_path / output)
@@ -176,7 +177,7 @@ class _FakeSwapper:
         if self.failure:
             raise self.failure
         type(self).asked = options
-        image = photo.open_photo(body)
+        image = files.open_photo(body)
         image[:16, :25] = [255, 0, 0]
         steps = tuple(np.full((256, 256, 3), n, np.uint8) for n in range(3 if keep_steps else 0))
         layout = np.zeros((256, 256), np.int32)
@@ -248,10 +249,10 @@ def test_swap_writes_samples_steps_and_one_json_object(capsys, tmp_path, pair, s
         "changed_fraction": 0.0625,  # 16 x 25 of 64 x 100
         "seed": 5,
     }
-    assert all(photo.open_photo(path).shape == (64, 100, 3) for path in outputs)
+    assert all(files.open_photo(path).shape == (64, 100, 3) for path in outputs)
     names = sorted(path.name for path in steps.iterdir())
     assert names == ["step-01.png", "step-02.png", "step-03.png"]
-    assert (photo.open_photo(steps / "step-03.png") == 2).all()
+    assert (files.open_photo(steps / "step-03.png") == 2).all()
 
 
 FAILURES = {
@@ -295,7 +296,7 @@ def test_out_is_not_written_when_another_sample_cannot_be(capsys, tmp_path, pair
 
 _PREPARE = """
 import json, os
-from hsd_jax import process
+from hsd_jax.runtime import process
 process.prepare()
 print(json.dumps(dict(os.environ)))
 """
@@ -365,8 +366,8 @@ def test_the_demos_report(demo_run):
 @needs_weights
 def test_the_demo_changes_the_head_and_leaves_the_rest(demo_run):
     report, folder = demo_run
-    body = photo.open_photo(demo.find_photos()[1])
-    changed = (photo.open_photo(folder / "demo/result.png") != body).any(-1)
+    body = files.open_photo(demo.find_photos()[1])
+    changed = (files.open_photo(folder / "demo/result.png") != body).any(-1)
     assert changed.mean() == pytest.approx(report["changed_fraction"], abs=1e-5)
     assert 0.03 < changed.mean() < 0.6
     assert changed[60:170, 180:270].mean() > 0.95  # where her face was
@@ -378,7 +379,7 @@ def test_the_demo_changes_the_head_and_leaves_the_rest(demo_run):
 def test_the_demos_strip_shows_every_stage(demo_run):
     report, folder = demo_run
     assert report["strip"] == "demo/result-strip.png"
-    strip = photo.open_photo(folder / report["strip"])
+    strip = files.open_photo(folder / report["strip"])
     assert strip.shape[0] > 256 and strip.shape[1] > 7 * 256
     tiles = [strip[32:288, 16 + 272 * n : 272 * (n + 1)] for n in range(7)]
     assert all(tile.std() > 10 for tile in tiles)
@@ -394,7 +395,7 @@ def test_the_demo_saves_its_steps(demo_run):
     _, folder = demo_run
     steps = sorted((folder / "steps").iterdir())
     assert len(steps) >= 2 and steps[0].name == "step-01.png"
-    assert all(photo.open_photo(path).shape == (256, 256, 3) for path in steps)
+    assert all(files.open_photo(path).shape == (256, 256, 3) for path in steps)
 
 
 @needs_weights
@@ -426,7 +427,7 @@ def test_parse_writes_layouts_of_the_photos_sizes(capsys, tmp_path):
         assert min(row["share"][name] for name in ("hair", "face", "clothes")) > 0.01
         (face,) = row["faces"]
         assert layout[int(face["y"]), int(face["x"])] in HALFBODY9.head
-        original, overlay = photo.open_photo(path), photo.open_photo(row["overlay"])
+        original, overlay = files.open_photo(path), files.open_photo(row["overlay"])
         np.testing.assert_array_equal(overlay[layout == 0], original[layout == 0])
         assert (overlay[layout == HALFBODY9.face] != original[layout == HALFBODY9.face]).any()
 
@@ -437,6 +438,6 @@ def test_the_seed_decides(demo_run, tmp_path):
     _, folder = demo_run
     for seed in (0, 1):
         assert cli.main(["demo", "-o", str(tmp_path / f"{seed}.png"), "--seed", str(seed)]) == 0
-    first = photo.open_photo(folder / "demo/result.png")
-    np.testing.assert_array_equal(photo.open_photo(tmp_path / "0.png"), first)
-    assert (photo.open_photo(tmp_path / "1.png") != first).any()
+    first = files.open_photo(folder / "demo/result.png")
+    np.testing.assert_array_equal(files.open_photo(tmp_path / "0.png"), first)
+    assert (files.open_photo(tmp_path / "1.png") != first).any()

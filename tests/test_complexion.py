@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hsd_jax.complexion import by_complexion, skin_classes, to_lab, to_rgb
+from hsd_jax.imaging.colour import to_lab, to_rgb
 from hsd_jax.labels import CIHP20, HALFBODY9
+from hsd_jax.parsing.complexion import by_complexion, skin_classes
 
 FACE = (205, 160, 140)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hsd_jax import composite
-from hsd_jax.complexion import to_lab
-from hsd_jax.composite import Layers, even_hue
+from hsd_jax.imaging import composite
+from hsd_jax.imaging.colour import to_lab
+from hsd_jax.imaging.composite import Layers, even_hue
 from hsd_jax.labels import HALFBODY9
 
 

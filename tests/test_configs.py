@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import ablations, embedded, shhq256, shhq512
-from hsd_jax import mixing
 from hsd_jax.labels import LABEL_SETS
+from hsd_jax.swapping import mixing
 from hsd_jax.training.loop import DEFAULTS
 from hsd_jax.training.optimizer import make_optimizer
 from hsd_jax.training.tasks import TASKS, layout, make_task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsd_jax import cli, photo
+from hsd_jax import cli
 from hsd_jax.evaluation import (
     ablation,
     baselines,
@@ -24,9 +24,10 @@ from hsd_jax.evaluation import (
     staging,
 )
 from hsd_jax.evaluation.pairs import Pairing, People, Picture
+from hsd_jax.imaging import files
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import CIHP20
 from hsd_jax.labels import HALFBODY9 as LABELS
-from hsd_jax.photo import Crop
 
 SIZE = 64
 BACKGROUND, HAIR, FACE, NECK, CLOTHES = (
@@ -224,7 +225,7 @@ def test_results_that_are_there_are_not_made_again(tmp_path: Path, listed: list[
     Image.fromarray(np.full((SIZE, SIZE, 3), 7, np.uint8)).save(two)
     assert produce(tmp_path, listed, names, sampler) == 1
     assert sampler.seen[6:] == [listed[1].id] and one.is_file()
-    assert (photo.open_photo(two) == 7).all()
+    assert (files.open_photo(two) == 7).all()
 
     def never() -> None:
         raise AssertionError("nothing is missing")
@@ -438,7 +439,7 @@ def test_ablation(prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     assert list(content["methods"]) == ["LDM", "+ G_layout"]
     assert "Mask-FID 57.85" in content["methods"]["LDM"]["note"]
     assert len(content["remarks"]) == 2 and "Not measured: + Head-cover" in content["remarks"][0]
-    assert (photo.open_photo(prepared / "out" / "rows" / "ldm" / "results" / "0.png") == 0).all()
+    assert (files.open_photo(prepared / "out" / "rows" / "ldm" / "results" / "0.png") == 0).all()
     capsys.readouterr()
     for weights, what in (
         ([], "no row has its weights: plain is"),

@@ -15,9 +15,9 @@ from hsd_jax.evaluation.methods import Progress
 from hsd_jax.evaluation.pairs import Picture
 from hsd_jax.evaluation.staging import stage
 from hsd_jax.labels import HALFBODY9 as LABELS
-from hsd_jax.mixing import head_cover, mix_layouts, remove_neck
 from hsd_jax.models.layout_generator import LayoutOutput
-from hsd_jax.painting import Plan
+from hsd_jax.swapping.mixing import head_cover, mix_layouts, remove_neck
+from hsd_jax.swapping.networks import Plan
 
 SIZE = 64
 HAIR, FACE, NECK, CLOTHES = (LABELS.index(x) for x in ("hair", "face", "neck", "clothes"))

@@ -14,7 +14,7 @@ from hsd_jax.evaluation import holes, metrics, selfswap
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.labels import SHHQ17
 from hsd_jax.models.parser import Parser
-from hsd_jax.painting import Plan
+from hsd_jax.swapping.networks import Plan
 from hsd_jax.training import augment
 from hsd_jax.weights import Loaded
 

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from hsd_jax import cli, export
-from hsd_jax.compiled import Plan  # registers it for jax.export
+from hsd_jax import cli
 from hsd_jax.models import apply
 from hsd_jax.models.conv import Conv
-from hsd_jax.programs import Program
+from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping import stablehlo
+from hsd_jax.swapping.runner import Plan  # registers it for jax.export
 
 pytest.importorskip("flatbuffers")
 
@@ -28,15 +29,15 @@ def _function(params, x, plan):
 
 def test_exported_programs_give_what_jitted_ones_give(tmp_path):
     programs = {"net": (Program("net", _function), ARGUMENTS)}
-    paths = export.write(programs, tmp_path, ["cpu", "tpu"])
+    paths = stablehlo.write(programs, tmp_path, ["cpu", "tpu"])
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         "cpu/net.stablehlo",
         "tpu/net.stablehlo",
     ]
-    loaded = export.load(tmp_path)["net"](*ARGUMENTS)
+    loaded = stablehlo.load(tmp_path)["net"](*ARGUMENTS)
     for ours, theirs in zip(jax.jit(_function)(*ARGUMENTS), loaded, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    index = json.loads((tmp_path / "export.json").read_text())
+    index = json.loads((tmp_path / "stablehlo.json").read_text())
     assert index["platforms"] == ["cpu", "tpu"]
     assert index["programs"]["net"]["results"] == ["float32[1,8,8,64]", "int32[2,2]"]
     assert "float32[3,3,64,64]" in index["programs"]["net"]["arguments"]
@@ -45,7 +46,7 @@ def test_exported_programs_give_what_jitted_ones_give(tmp_path):
 def test_convolutions_take_the_form_of_the_platform(tmp_path):
     large = jax.ShapeDtypeStruct((1, 64, 64, 64), np.float32)
     programs = {"net": (Program("net", _function), (ARGUMENTS[0], large, ARGUMENTS[2]))}
-    export.write(programs, tmp_path, ["cpu", "cuda", "tpu"])
+    stablehlo.write(programs, tmp_path, ["cpu", "cuda", "tpu"])
 
     def convolves(platform):
         data = (tmp_path / platform / "net.stablehlo").read_bytes()
@@ -56,11 +57,11 @@ def test_convolutions_take_the_form_of_the_platform(tmp_path):
 
 
 def test_what_is_not_there_is_refused(tmp_path, capsys):
-    with pytest.raises(ValueError, match="holds no export.json"):
-        export.load(tmp_path)
-    export.write({}, tmp_path, ["tpu"])
+    with pytest.raises(ValueError, match="holds no stablehlo.json"):
+        stablehlo.load(tmp_path)
+    stablehlo.write({}, tmp_path, ["tpu"])
     with pytest.raises(ValueError, match="is for tpu, not for cpu"):
-        export.load(tmp_path)
+        stablehlo.load(tmp_path)
     (tmp_path / "file").touch()
     assert cli.main(["export", "-o", str(tmp_path / "file")]) == 2
     assert "give a folder" in capsys.readouterr().err

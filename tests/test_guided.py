@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from hsd_jax.guided import guided_filter
+from hsd_jax.parsing.guided_filter import guided_filter
 
 RNG = np.random.default_rng(0)
 

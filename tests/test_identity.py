@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from hsd_jax.demo import find_photos
 from hsd_jax.evaluation import identity
+from hsd_jax.imaging.demo import find_photos
 
 
 def test_the_demo_shows_the_person_of_the_head(capsys: pytest.CaptureFixture[str]):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from hsd_jax import mixing
 from hsd_jax.labels import CELEBAMASK19, CIHP20, HALFBODY9, remap
+from hsd_jax.swapping import mixing
 
 L = HALFBODY9
 H, W = 12, 16

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from hsd_jax import photo, weights
-from hsd_jax.demo import find_photos
+from hsd_jax import weights
+from hsd_jax.imaging import files, framing
+from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
-from hsd_jax.parse import PhotoParser
+from hsd_jax.parsing.photo_parser import PhotoParser
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def parser():
 
 @pytest.fixture(scope="module")
 def astronaut():
-    return photo.open_photo(find_photos()[1])
+    return files.open_photo(find_photos()[1])
 
 
 def test_a_person_is_framed_by_the_face(parser, astronaut):
@@ -30,7 +31,7 @@ def test_a_person_is_framed_by_the_face(parser, astronaut):
 
 
 def test_a_smaller_photo_shows_the_same_person(parser, astronaut):
-    half = photo.resize(astronaut, 256)
+    half = framing.resize(astronaut, 256)
     large, small = parser.person(astronaut).crop, parser.person(half).crop
     assert abs(2 * small.side - large.side) < 0.1 * large.side
     assert abs(2 * small.left - large.left) < 0.06 * large.side

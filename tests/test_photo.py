@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
-from hsd_jax import photo
-from hsd_jax.photo import Crop
+from hsd_jax.imaging import files, framing
+from hsd_jax.imaging.framing import Crop
 
 SIZE = (80, 64)  # width, height
 
@@ -37,7 +37,7 @@ def test_a_path_a_picture_and_an_array_give_the_same_photo(tmp_path):
     pixels = _picture()
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), pixels):
-        opened = photo.open_photo(source)
+        opened = files.open_photo(source)
         assert opened.dtype == np.uint8
         np.testing.assert_array_equal(opened, pixels)
 
@@ -62,7 +62,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     stored.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(photo.open_photo(tmp_path / "a.png"), upright)
+    np.testing.assert_array_equal(files.open_photo(tmp_path / "a.png"), upright)
 
 
 def _transparent_palette() -> Image.Image:
@@ -75,7 +75,7 @@ def _transparent_palette() -> Image.Image:
 
 def test_transparent_palette_entries_are_laid_on_white(tmp_path):
     _transparent_palette().save(tmp_path / "a.png")
-    opened = photo.open_photo(tmp_path / "a.png")
+    opened = files.open_photo(tmp_path / "a.png")
     assert (opened[:, :40] == 255).all()
     assert (opened[:, 40:] == [0, 0, 255]).all()
 
@@ -96,7 +96,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_becomes_rgb(mode):
     image, colour = MODES[mode]
-    opened = photo.open_photo(image)
+    opened = files.open_photo(image)
     assert opened.shape == (64, 80, 3) and opened.dtype == np.uint8
     assert (opened == colour).all()
 
@@ -105,29 +105,29 @@ def test_every_mode_becomes_rgb(mode):
 def test_modes_survive_a_png(tmp_path, mode):
     image, colour = MODES[mode]
     image.save(tmp_path / "a.png")
-    assert (photo.open_photo(tmp_path / "a.png") == colour).all()
+    assert (files.open_photo(tmp_path / "a.png") == colour).all()
 
 
 def test_cmyk_survives_a_jpeg(tmp_path):
     image, colour = MODES["CMYK"]
     image.save(tmp_path / "a.jpg")
-    opened = photo.open_photo(tmp_path / "a.jpg").astype(int)
+    opened = files.open_photo(tmp_path / "a.jpg").astype(int)
     assert np.abs(opened - colour).max() <= 3
 
 
 def test_sizes_out_of_range_are_refused(monkeypatch):
-    assert photo.open_photo(_picture(64, 64)).shape == (64, 64, 3)
+    assert files.open_photo(_picture(64, 64)).shape == (64, 64, 3)
     with pytest.raises(ValueError, match="only 80 x 63 pixels"):
-        photo.open_photo(_picture(63, 80))
-    monkeypatch.setattr(photo, "MAX_PIXELS", 5000)
+        files.open_photo(_picture(63, 80))
+    monkeypatch.setattr(files, "MAX_PIXELS", 5000)
     with pytest.raises(ValueError, match="100 x 64 pixels.*shrink it"):
-        photo.open_photo(_picture(64, 100))
+        files.open_photo(_picture(64, 100))
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(_hollow_png(30_000, 30_000))
     with pytest.raises(ValueError, match="bomb.png.*million"):
-        photo.open_photo(tmp_path / "bomb.png")
+        files.open_photo(tmp_path / "bomb.png")
 
 
 def _truncated() -> bytes:
@@ -149,19 +149,19 @@ def test_a_broken_file_is_named(tmp_path, kind):
     content, message = BROKEN[kind]
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(ValueError, match=f"broken.jpg.*{message}"):
-        photo.open_photo(tmp_path / "broken.jpg")
+        files.open_photo(tmp_path / "broken.jpg")
 
 
 def test_what_is_no_photo_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nobody.jpg: no such file"):
-        photo.open_photo(tmp_path / "nobody.jpg")
+        files.open_photo(tmp_path / "nobody.jpg")
     with pytest.raises(ValueError, match="cannot be read"):
-        photo.open_photo(tmp_path)
+        files.open_photo(tmp_path)
     with pytest.raises(ValueError, match="float64 .* give uint8"):
-        photo.open_photo(np.zeros((64, 64, 3)))
+        files.open_photo(np.zeros((64, 64, 3)))
     for shape in ((64,), (64, 64, 2), (64, 64, 5), (1, 64, 64, 3)):
         with pytest.raises(ValueError, match="give uint8"):
-            photo.open_photo(np.zeros(shape, np.uint8))
+            files.open_photo(np.zeros(shape, np.uint8))
 
 
 # Crops
@@ -169,34 +169,36 @@ def test_what_is_no_photo_is_refused(tmp_path):
 
 def test_crop_around_golden():
     # Half-body: the face's centroid at (0.5, 0.342) of the side; portrait: at (0.5, 0.51).
-    assert photo.crop_around(300, 200, 41.8, 0.209) == Crop(left=200, top=132, side=200)
-    assert photo.crop_around(300, 200, 95, 0.475) == Crop(left=200, top=98, side=200)
-    between = photo.crop_around(300, 200, 68.4, 0.342)
+    assert framing.crop_around(300, 200, 41.8, 0.209) == Crop(left=200, top=132, side=200)
+    assert framing.crop_around(300, 200, 95, 0.475) == Crop(left=200, top=98, side=200)
+    between = framing.crop_around(300, 200, 68.4, 0.342)
     assert between.side == 200 and 98 < between.top < 132
-    assert photo.crop_around(10, 10, 2, 0.209).side == photo.MIN_SIDE
+    assert framing.crop_around(10, 10, 2, 0.209).side == files.MIN_SIDE
     assert Crop(5, 6, 70).shifted(-2.6) == Crop(2, 6, 70)
 
 
 @pytest.mark.parametrize("share", [0.21, 0.34, 0.475])
 def test_face_in_finds_the_face_that_the_crop_was_made_for(share):
-    crop = photo.crop_around(400.0, 310.0, 150.0, share)
-    assert photo.face_in(crop, share) == pytest.approx((400, 310, 150), abs=1.0)
+    crop = framing.crop_around(400.0, 310.0, 150.0, share)
+    assert framing.face_in(crop, share) == pytest.approx((400, 310, 150), abs=1.0)
 
 
 def test_room_is_what_lies_beyond_the_crop():
     picture = np.zeros((100, 200, 3), np.uint8)
-    assert photo.room(picture, photo.Crop(40, -10, 80)) == pytest.approx((-0.125, 0.375, 0.5, 1.0))
+    assert framing.room(picture, framing.Crop(40, -10, 80)) == pytest.approx(
+        (-0.125, 0.375, 0.5, 1.0)
+    )
 
 
 def test_framing_closes_in_only_where_the_photo_shows_less():
     pixels = _picture(64, 100)
-    shares = [photo.framing(pixels, size) for size in (5, 20, 22.99, 33, 52.25, 90)]
+    shares = [framing.framing(pixels, size) for size in (5, 20, 22.99, 33, 52.25, 90)]
     np.testing.assert_allclose(shares, [0.209, 0.209, 0.209, 0.3, 0.475, 0.475])
 
 
 def test_take_repeats_edge_pixels_beyond_the_photo():
     pixels = _picture()
-    square = photo.take(pixels, Crop(left=-10, top=-20, side=100))
+    square = framing.take(pixels, Crop(left=-10, top=-20, side=100))
     np.testing.assert_array_equal(square[20:84, 10:90], pixels)
     np.testing.assert_array_equal(square[:20, 10:90], np.repeat(pixels[:1], 20, 0))
     np.testing.assert_array_equal(square[84:, 10:90], np.repeat(pixels[-1:], 16, 0))
@@ -208,13 +210,13 @@ def test_take_repeats_edge_pixels_beyond_the_photo():
 @pytest.mark.parametrize("crop", [Crop(10, 5, 40), Crop(-10, -20, 100), Crop(50, 30, 64)])
 def test_paste_after_take_is_the_identity(crop):
     pixels = _picture()
-    np.testing.assert_array_equal(photo.paste(pixels, photo.take(pixels, crop), crop), pixels)
+    np.testing.assert_array_equal(framing.paste(pixels, framing.take(pixels, crop), crop), pixels)
 
 
 def test_paste_changes_the_crop_alone_and_not_its_input():
     pixels = _picture()
     before = pixels.copy()
-    result = photo.paste(pixels, np.full((30, 30, 3), 7, np.uint8), Crop(60, -10, 30))
+    result = framing.paste(pixels, np.full((30, 30, 3), 7, np.uint8), Crop(60, -10, 30))
     np.testing.assert_array_equal(pixels, before)
     assert (result[:20, 60:] == 7).all()
     np.testing.assert_array_equal(result[20:], pixels[20:])
@@ -224,21 +226,21 @@ def test_paste_changes_the_crop_alone_and_not_its_input():
 def test_take_resizes_without_shift():
     # A ramp stays a ramp: the value at a pixel's middle is that of the photo there.
     ramp = np.repeat(np.arange(0, 256, 2, np.uint8)[None, :, None], 128, 0).repeat(3, 2)
-    small = photo.take(ramp, Crop(0, 0, 128), 64)[32, 4:-4, 0].astype(float)
+    small = framing.take(ramp, Crop(0, 0, 128), 64)[32, 4:-4, 0].astype(float)
     assert np.abs(small - (np.arange(4, 60) * 4 + 1)).max() <= 1
-    large = photo.take(ramp, Crop(0, 0, 128), 256)[128, 8:-8, 0].astype(float)
+    large = framing.take(ramp, Crop(0, 0, 128), 256)[128, 8:-8, 0].astype(float)
     assert np.abs(large - (np.arange(8, 248) - 0.5)).max() <= 1
 
 
 def test_resize_map_keeps_values_and_places():
     ramp = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 64, 0)
-    large = photo.resize_map(ramp, 128)
+    large = framing.resize_map(ramp, 128)
     assert large.dtype == np.float32 and large.shape == (128, 128)
     np.testing.assert_allclose(large[5, 2:-2], (np.arange(2, 126) - 0.5) / 126, atol=1e-5)
 
 
 def test_inside_says_which_pixels_of_a_crop_the_photo_has():
-    seen = photo.inside(_picture(), Crop(left=-20, top=-10, side=120), 60)
+    seen = framing.inside(_picture(), Crop(left=-20, top=-10, side=120), 60)
     expected = np.zeros((60, 60), bool)
     expected[5:37, 10:50] = True  # rows -10 to 110 of 64, columns -20 to 100 of 80, at half size
     np.testing.assert_array_equal(seen, expected)
@@ -251,25 +253,25 @@ def test_inside_says_which_pixels_of_a_crop_the_photo_has():
 def test_provenance_is_read_back(tmp_path, ending):
     pixels = np.full((64, 80, 3), (200, 100, 50), np.uint8)
     path = tmp_path / f"a{ending}"
-    photo.save_picture(pixels, path)
+    files.save_picture(pixels, path)
     with Image.open(path) as image:
         exif = image.getexif()
         assert "Synthetic image" in exif[ExifTags.Base.ImageDescription]
         assert "hsd_jax" in exif[ExifTags.Base.Software]
         if ending == ".png":
             assert image.info["Description"] == exif[ExifTags.Base.ImageDescription]
-    assert np.abs(photo.open_photo(path).astype(int) - pixels).max() <= 2
+    assert np.abs(files.open_photo(path).astype(int) - pixels).max() <= 2
 
 
 @pytest.mark.parametrize("ending", [".png", ".webp"])
 def test_lossless_formats_keep_every_pixel(tmp_path, ending):
     pixels = _picture()
-    photo.save_picture(pixels, tmp_path / f"a{ending}")
-    np.testing.assert_array_equal(photo.open_photo(tmp_path / f"a{ending}"), pixels)
+    files.save_picture(pixels, tmp_path / f"a{ending}")
+    np.testing.assert_array_equal(files.open_photo(tmp_path / f"a{ending}"), pixels)
 
 
 def test_what_is_not_synthetic_carries_no_provenance(tmp_path):
-    photo.save_picture(_picture(), tmp_path / "a.png", synthetic=False)
+    files.save_picture(_picture(), tmp_path / "a.png", synthetic=False)
     with Image.open(tmp_path / "a.png") as image:
         assert not image.getexif() and "Description" not in image.info
 
@@ -283,33 +285,33 @@ def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", disk_full)
     with pytest.raises(ValueError, match="a.png cannot be written: No space left"):
-        photo.save_picture(_picture(), tmp_path / "a.png")
+        files.save_picture(_picture(), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"old"
 
 
 def test_output_names_are_checked(tmp_path):
-    photo.check_output(tmp_path / "a.PNG")
+    files.check_output(tmp_path / "a.PNG")
     with pytest.raises(ValueError, match="end the name in one of .png"):
-        photo.check_output(tmp_path / "a.gif")
+        files.check_output(tmp_path / "a.gif")
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "nowhere" / "a.png", tmp_path / "folder.png"):
         with pytest.raises(ValueError, match="a folder that exists"):
-            photo.check_output(path)
+            files.check_output(path)
 
 
 def test_a_layout_is_a_palette_png_of_eight_bits(tmp_path):
     layout = np.random.default_rng(0).integers(0, 3, (64, 80), np.int32)
     palette = ((0, 0, 0), (10, 20, 30), (255, 0, 128))
-    photo.save_layout(layout, tmp_path / "a.png", palette)
+    files.save_layout(layout, tmp_path / "a.png", palette)
     assert (tmp_path / "a.png").read_bytes()[24:26] == bytes([8, 3])  # IHDR: bits, colour type
     with Image.open(tmp_path / "a.png") as image:
         np.testing.assert_array_equal(np.asarray(image), layout)
     np.testing.assert_array_equal(
-        photo.open_photo(tmp_path / "a.png"), np.asarray(palette, np.uint8)[layout]
+        files.open_photo(tmp_path / "a.png"), np.asarray(palette, np.uint8)[layout]
     )
     with pytest.raises(ValueError, match="end the name in .png"):
-        photo.save_layout(layout, tmp_path / "a.jpg", palette)
+        files.save_layout(layout, tmp_path / "a.jpg", palette)
 
 
 def test_an_embedded_profile_is_converted_to_srgb(tmp_path):
@@ -319,5 +321,5 @@ def test_an_embedded_profile_is_converted_to_srgb(tmp_path):
     picture = Image.new("RGB", (64, 64), (0, 250, 0))
     for profile, want in ((srgb, (0, 250, 0)), (swapped, (250, 0, 0)), (srgb[:90], (0, 250, 0))):
         picture.save(tmp_path / "picture.png", icc_profile=profile)
-        got = photo.open_photo(tmp_path / "picture.png")[0, 0]
+        got = files.open_photo(tmp_path / "picture.png")[0, 0]
         np.testing.assert_allclose(got, want, atol=2)

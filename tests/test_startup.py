@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hsd_jax import weights
-from hsd_jax.compiled import BUCKETS, SwapPrograms, _bucket
-from hsd_jax.painting import Plan
-from hsd_jax.programs import Program
+from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.networks import Plan
+from hsd_jax.swapping.runner import BUCKETS, SwapPrograms, _bucket
 
 pytest.importorskip("flatbuffers")  # what jax.export keeps programs with
 

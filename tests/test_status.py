@@ -2,7 +2,7 @@
 
 import pytest
 
-from hsd_jax.status import status_of
+from hsd_jax.runtime.console import status_of
 
 
 def failing(error: Exception):

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsd_jax import HeadSwapper, photo
-from hsd_jax.demo import find_photos
+from hsd_jax import HeadSwapper
+from hsd_jax.imaging import files, framing
+from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
-from hsd_jax.parse import Person
+from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swap import rounded, widen
 
 
 @pytest.fixture(scope="module")
 def pair():
-    return tuple(photo.open_photo(path) for path in find_photos())
+    return tuple(files.open_photo(path) for path in find_photos())
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,8 @@ def test_a_photo_without_a_face_is_refused(swapper, pair):
 def edge_person(top: int, layout: np.ndarray) -> Person:
     """A person whose crop begins `top` rows above the photo's upper edge."""
     picture = np.zeros((400, 400, 3), np.uint8)
-    crop = photo.Crop(72, -top, 256)
-    return Person(picture, crop, 0.4, photo.take(picture, crop), layout, 1)
+    crop = framing.Crop(72, -top, 256)
+    return Person(picture, crop, 0.4, framing.take(picture, crop), layout, 1)
 
 
 def head_layout(columns: slice, rows: slice) -> np.ndarray:
@@ -95,7 +96,7 @@ def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
 def test_strands_of_hair_cut_off_below_end_each_in_its_own_curve():
     layout = sum(head_layout(slice(left, left + 30), slice(0, 256)) for left in (80, 150))
     layout[240:, 110:150] = HALFBODY9.index("clothes")
-    person = replace(edge_person(0, layout), crop=photo.Crop(72, 184, 256))  # 216 rows of photo
+    person = replace(edge_person(0, layout), crop=framing.Crop(72, 184, 256))  # 216 rows of photo
     got = rounded(person, HALFBODY9).layout
     np.testing.assert_array_equal(got[:216], layout[:216])
     np.testing.assert_array_equal(got[:, 110:150], layout[:, 110:150])

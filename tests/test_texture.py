@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hsd_jax import composite, texture
+from hsd_jax.imaging import composite, texture
 
 SIDE = 64
 

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from hsd_jax import compiled, weights
-from hsd_jax.compiled import SwapPrograms
-from hsd_jax.painting import PARTS, Painter, Plan
-from hsd_jax.window import MARGIN, Window, window_around
+from hsd_jax import weights
+from hsd_jax.swapping.networks import PARTS, Painter, Plan
+from hsd_jax.swapping.runner import SwapPrograms
+from hsd_jax.swapping.window import MARGIN, Window, window_around
 
 SIZE = 256
 
@@ -100,7 +100,7 @@ def test_a_window_of_the_whole_is_the_whole(programs):
 
 def test_only_large_nets_on_a_cpu_paint_windows(programs, monkeypatch):
     assert jax.default_backend() == "cpu" and not programs.in_window
-    monkeypatch.setattr(compiled, "LARGE", 10_000_000)
+    monkeypatch.setattr("hsd_jax.swapping.runner.LARGE", 10_000_000)
     large = SwapPrograms(programs._painter, programs._params)
     assert large.in_window
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hsd_jax import weights
 from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.timing import interleaved, medians
-from hsd_jax.painting import PARTS, Painter, Plan
-from hsd_jax.parse import SIZE
+from hsd_jax.parsing.photo_parser import SIZE
+from hsd_jax.swapping.networks import PARTS, Painter, Plan
 from hsd_jax.training.plan import count_collectives
 
 _DEVICES = 8

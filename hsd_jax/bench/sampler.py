@@ -18,15 +18,15 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.bench.timing import interleaved, medians, ratio
 from hsd_jax.bench.weights import normal, random_params
-from hsd_jax.compiled import SwapPrograms
 from hsd_jax.diffusion.schedule import Schedule, to_x0_eps
 from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.labels import get_label_set
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.unet import UNet
-from hsd_jax.painting import PARTS, Painter, Plan
-from hsd_jax.parse import SIZE
+from hsd_jax.parsing.photo_parser import SIZE
+from hsd_jax.swapping.networks import PARTS, Painter, Plan
+from hsd_jax.swapping.runner import SwapPrograms
 from hsd_jax.weights import Loaded
 
 COLUMNS = ("nets", "type", "batch", "sampler", "UNet calls", "s", "this / hsd")

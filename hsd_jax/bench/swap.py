@@ -12,13 +12,13 @@ import jax
 from hsd_jax.bench import sampler
 from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.timing import ROUNDS
-from hsd_jax.compiled import SwapPrograms
-from hsd_jax.demo import find_photos
-from hsd_jax.painting import Painter
-from hsd_jax.programs import Program
+from hsd_jax.imaging.demo import find_photos
+from hsd_jax.runtime.programs import Program
 from hsd_jax.swap import HeadSwapper, SwapResult
+from hsd_jax.swapping.networks import Painter
+from hsd_jax.swapping.runner import SwapPrograms
 
-# What `hsd_jax.compiled` and `hsd_jax.parse` call their programs.
+# What `hsd_jax.swapping.runner` and `hsd_jax.parsing.photo_parser` call their programs.
 _STAGES = {
     "parser": "parser", "parser-enlarged": "parser, enlarged", "settled": "edges of layouts",
     "align": "neck alignment", "plan": "layout generator", "encode": "encoder", "sample": "UNet",

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from hsd_jax.labels import LabelSet
-from hsd_jax.mixing import dilate, group_mask, regions
+from hsd_jax.swapping.mixing import dilate, group_mask, regions
 
-# As wide as a swap's (hsd_jax/painting.py) and the self-swap's holes (evaluation/holes.py).
+# As wide as a swap's (swapping/networks.py) and the self-swap's holes (evaluation/holes.py).
 OLD_HEAD_MARGIN = 7
 NECK_MARGIN = 3
 CANVAS = 255

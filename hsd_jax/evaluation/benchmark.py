@@ -70,7 +70,7 @@ def parser_of(folder: Path, labels: LabelSet) -> Callable[[np.ndarray], np.ndarr
 
     def parse(picture: np.ndarray) -> np.ndarray:
         if not loaded:
-            from hsd_jax.parse import PhotoParser
+            from hsd_jax.parsing.photo_parser import PhotoParser
 
             loaded.append(PhotoParser(weights.load_part(folder, "parser")))
         return remap(loaded[0].parse(picture)[0], loaded[0].labels, labels)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hsd_jax.complexion import to_lab
+from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import LabelSet
 
 LIGHT, DARK = 41.0, 10.0

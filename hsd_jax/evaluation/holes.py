@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from hsd_jax.labels import HALFBODY9, LabelSet, remap
-from hsd_jax.mixing import dilate
+from hsd_jax.swapping.mixing import dilate
 from hsd_jax.training.augment import MIN_FACE, face_place, fit_matrix
 
-# As wide as a swap's (hsd_jax/painting.py) when this was written. Numbers of the benchmark and not
-# that file's, so that figures of different versions stay comparable.
+# As wide as a swap's (swapping/networks.py) when this was written. Numbers of the benchmark and
+# not that file's, so that figures of different versions stay comparable.
 OLD_HEAD_MARGIN = 7
 NECK_MARGIN = 3
 MIN_HOLE = 100  # pixels: fewer say nothing

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from hsd_jax import HeadSwapper, photo, weights
-from hsd_jax.status import module_parser, status_of
+from hsd_jax import HeadSwapper, weights
+from hsd_jax.runtime.console import module_parser, status_of
 
 SAME = 0.6
 """The distance below which dlib takes two faces for one person's."""
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{'head':24s} {'body':24s}   to head: distance cosine   to body: distance cosine")
     for head, body in zip(files[::2], files[1::2], strict=True):
         result = swapper(head, body).image
-        pictures = {"result": result, head: photo.open_photo(head), body: photo.open_photo(body)}
+        pictures = {"result": result, head: files.open_photo(head), body: files.open_photo(body)}
         faces = {name: describe(picture) for name, picture in pictures.items()}
         hidden = [str(name) for name, face in faces.items() if face is None]
         names = f"{Path(head).name:24s} {Path(body).name:24s}"

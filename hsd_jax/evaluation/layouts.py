@@ -22,8 +22,8 @@ from hsd_jax.evaluation.methods import Progress, batches
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.evaluation.pairs import usable
 from hsd_jax.labels import LabelSet, get_label_set, remap
-from hsd_jax.mixing import group_mask, head_cover, remove_neck
-from hsd_jax.painting import classes_without_head, layout_probs
+from hsd_jax.swapping.mixing import group_mask, head_cover, remove_neck
+from hsd_jax.swapping.networks import classes_without_head, layout_probs
 from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from hsd_jax import photo
 from hsd_jax.evaluation import cache, metrics
 from hsd_jax.evaluation.features import Extractor, distance_names, kernel_scale
 from hsd_jax.evaluation.frechet import (
@@ -28,6 +27,7 @@ from hsd_jax.evaluation.regions import (
     swap_masks,
 )
 from hsd_jax.evaluation.similarity import Kept, Measure
+from hsd_jax.imaging import files
 
 BATCH = 16
 REGIONS = ("", "Mask-", "Focal-")
@@ -240,7 +240,7 @@ def _kept(batch: Sequence[Pairing], people: People, aligned: bool, choices: Choi
 def _read(batch: Sequence[Pairing], entry: Results, shape: tuple[int, ...]) -> np.ndarray:
     images = []
     for pair in batch:
-        image = photo.open_photo(entry.path(pair))
+        image = files.open_photo(entry.path(pair))
         if image.shape != shape:
             raise ValueError(
                 f"{entry.path(pair)} is {image.shape[1]} x {image.shape[0]}, its body's picture "

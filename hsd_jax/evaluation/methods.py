@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hsd_jax import photo
 from hsd_jax.evaluation import baselines
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.evaluation.staging import Staged, stage
+from hsd_jax.imaging import files
 from hsd_jax.labels import LabelSet
 
 UNALIGNED = "-unaligned"
@@ -147,7 +147,7 @@ def produce(
                 for pair, swapped in zip(batch, swaps, strict=True):
                     for name in own:
                         picture = swapped.latents if name == "hsd-latents" else swapped.pixels
-                        photo.save_picture(picture, entries[name].path(pair))
+                        files.save_picture(picture, entries[name].path(pair))
                 sampled += len(batch)
         _make_baselines(pairs, people, {name: entries[name] for name in other}, frame, progress)
     progress("")
@@ -169,7 +169,7 @@ def _make_baselines(
         staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
         for name in missing:
             picture = baseline(name, staged, people.labels)
-            photo.save_picture(picture, entries[name].path(pair), synthetic=name != "body-photo")
+            files.save_picture(picture, entries[name].path(pair), synthetic=name != "body-photo")
 
 
 def staged_pair(pair: Pairing, people: People, frame: str, aligned: bool) -> Staged:

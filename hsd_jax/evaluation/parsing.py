@@ -18,8 +18,8 @@ from hsd_jax import weights
 from hsd_jax.evaluation.groups import ORDER, groups_of
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.labels import LabelSet, get_label_set
-from hsd_jax.parse import PhotoParser
-from hsd_jax.status import module_parser, status_of
+from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.runtime.console import module_parser, status_of
 
 
 def each(

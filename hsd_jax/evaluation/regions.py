@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
 from hsd_jax.labels import LabelSet
-from hsd_jax.mixing import regions
+from hsd_jax.swapping.mixing import regions
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,

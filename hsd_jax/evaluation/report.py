@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hsd_jax import photo
 from hsd_jax.evaluation import page
 from hsd_jax.evaluation.methods import Results, staged_pair
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.evaluation.published import COLUMNS, TABLE_1, TABLE_2
+from hsd_jax.imaging import files
 
 ROWS_SHOWN = 6  # best pairs, and as many of the worst
 _MOST = 8  # methods beside each other
@@ -37,7 +37,7 @@ class Gallery:
         staged = staged_pair(pair, self.people, self.frame, True)
         shown = [("head", staged.head.image), ("body", staged.body.image)]
         for name, entry in list(self.entries.items())[:_MOST]:
-            shown.append((name, photo.open_photo(entry.path(pair))))
+            shown.append((name, files.open_photo(entry.path(pair))))
         return [(caption, inlined(picture)) for caption, picture in shown]
 
 

@@ -14,11 +14,11 @@ from hsd_jax import weights
 from hsd_jax.evaluation import cache
 from hsd_jax.evaluation.pairs import in_labels
 from hsd_jax.evaluation.staging import Staged
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet, get_label_set
-from hsd_jax.painting import PARTS, Painter, Plan
-from hsd_jax.parse import SIZE, Person
-from hsd_jax.photo import Crop
+from hsd_jax.parsing.photo_parser import SIZE, Person
 from hsd_jax.swap import finish
+from hsd_jax.swapping.networks import PARTS, Painter, Plan
 
 BATCH = 8
 

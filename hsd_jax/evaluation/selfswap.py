@@ -36,14 +36,15 @@ import jax
 import numpy as np
 
 import hsd_jax
-from hsd_jax import composite, photo, weights
-from hsd_jax.compiled import SwapPrograms
-from hsd_jax.complexion import to_lab
+from hsd_jax import weights
 from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
+from hsd_jax.imaging import composite, files
+from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import LabelSet, get_label_set
-from hsd_jax.painting import PARTS, Painter, Plan
-from hsd_jax.parse import SIZE
+from hsd_jax.parsing.photo_parser import SIZE
+from hsd_jax.swapping.networks import PARTS, Painter, Plan
+from hsd_jax.swapping.runner import SwapPrograms
 
 if TYPE_CHECKING:  # they need the extras; the command says which when they are missing
     from hsd_jax.evaluation.holes import Case
@@ -343,7 +344,7 @@ def run(options: argparse.Namespace) -> None:
     from hsd_jax.training.input import load_source
 
     if options.sheet:
-        photo.check_output(options.sheet)
+        files.check_output(options.sheet)
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         raise ValueError(f"{options.json}: give a file in a folder that exists")
     source = load_source(options.data, "test")
@@ -363,7 +364,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.sheet:
-        photo.save_picture(np.concatenate(figures.sheet), options.sheet)
+        files.save_picture(np.concatenate(figures.sheet), options.sheet)
     share = 100 * report["hole_share"]
     print(f"{report['pictures']} test pictures, holes of {share:.1f} % on average, weights "
           f"{folder.name}; mean [95 % interval], * best")  # fmt: skip

@@ -9,11 +9,12 @@ import math
 
 import numpy as np
 
-from hsd_jax import photo, weights
+from hsd_jax import weights
 from hsd_jax.evaluation import pairs
 from hsd_jax.evaluation.methods import Progress, batches
 from hsd_jax.evaluation.sampling import Sampler
 from hsd_jax.evaluation.staging import stage
+from hsd_jax.imaging import files
 from hsd_jax.training.input import load_source
 
 COLUMNS = 4  # tiles in a row
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
       ValueError: no such data, weights or folder.
     """
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    photo.check_output(options.output)
+    files.check_output(options.output)
     source = load_source(options.data, "test", name=options.dataset)
     people = pairs.People(source, options.labels)
     usable = pairs.usable(source, options.labels, options.sources)
@@ -52,6 +53,6 @@ def run(options: argparse.Namespace) -> None:
             for p, result in zip(batch, results, strict=True)
         ]
     progress("")
-    photo.save_picture(layout_tiles(tiles), options.output)
+    files.save_picture(layout_tiles(tiles), options.output)
     rows = math.ceil(len(tiles) / COLUMNS)
     print(f"{options.output}: {len(tiles)} swaps in {rows} rows; head, body, result")

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hsd_jax import photo
 from hsd_jax.evaluation.pairs import Picture
+from hsd_jax.imaging import framing
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
-from hsd_jax.mixing import turned_neck_shift
-from hsd_jax.photo import Crop
+from hsd_jax.swapping.mixing import turned_neck_shift
 
 
 class Staged(NamedTuple):
@@ -60,7 +60,7 @@ def stage(head: Picture, body: Picture, labels: LabelSet, frame: str, aligned: b
     layout = take_layout(head.layout, crop, size, labels.background)
     shift = int(_neck_shift(layout, body.layout, labels=labels)) if aligned else 0
     crop = crop.shifted(-shift * crop.side / size)
-    framed = Picture(photo.take(head.image, crop, size), moved(layout, shift, labels.background))
+    framed = Picture(framing.take(head.image, crop, size), moved(layout, shift, labels.background))
     return Staged(framed, body, head.image, crop, shift)
 
 
@@ -90,7 +90,7 @@ def take_layout(layout: np.ndarray, crop: Crop, size: int, background: int) -> n
     rows, columns = (np.floor(start + at).astype(int) for start in (crop.top, crop.left))
     height, width = layout.shape
     result = layout[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
-    return np.where(photo.inside(layout, crop, size), result, background).astype(np.int32)
+    return np.where(framing.inside(layout, crop, size), result, background).astype(np.int32)
 
 
 def moved(layout: np.ndarray, shift: int, background: int) -> np.ndarray:

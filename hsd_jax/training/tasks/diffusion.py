@@ -1,6 +1,6 @@
 """Train the latent diffusion model: eps, x0 or v by L2 (the paper, equation 4), under head-covers.
 
-Examples are windows of cached latents (`hsd_jax.training.latents`): a convolutional UNet that has
+Examples are windows of cached latents (`training.tools.latents`): a convolutional UNet that has
 learnt windows at one scale runs on whole pictures of that scale, at a quarter of the cost a picture
 (compare Patch Diffusion, arXiv 2304.12526). `window` = the latents' side is the paper's training.
 """
@@ -20,17 +20,17 @@ from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target, to_x0_eps
 from hsd_jax.diffusion.solvers import fold_keys, normal
 from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
-from hsd_jax.mixing import Regions
 from hsd_jax.models import apply
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.discriminator import PatchDiscriminator
 from hsd_jax.models.unet import UNet
+from hsd_jax.swapping.mixing import Regions
 from hsd_jax.training import augment
 from hsd_jax.training.adversary import adversarial_terms
-from hsd_jax.training.latents import LatentSource
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Example, Part, Ratios, Task
+from hsd_jax.training.tools.latents import LatentSource
 
 
 class Seen(NamedTuple):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
-from hsd_jax.mixing import head_cover, remove_neck
 from hsd_jax.models import apply
 from hsd_jax.models.discriminator import PatchDiscriminator, lsgan_d, lsgan_g
 from hsd_jax.models.layout_generator import LayoutGenerator, gumbel_softmax, log_probs
 from hsd_jax.models.norm import merge_stats
+from hsd_jax.swapping.mixing import head_cover, remove_neck
 from hsd_jax.training import augment
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Params

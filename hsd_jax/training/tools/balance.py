@@ -1,10 +1,10 @@
 """Factors on a parser's class probabilities, so that its layouts have the best mean IoU.
 
-    python -m hsd_jax.training.balance --weights DIR --data DIR [--sources NAME ...]
+    python -m hsd_jax.training.tools.balance --weights DIR --data DIR [--sources NAME ...]
 
 A net trained with class weights says the classes that were weighed up too often, and the most
 probable class is not what IoU wants anyway. One factor a class, found by coordinate ascent on
-training pictures, is written into DIR/parser.json; `hsd_jax.parse` applies it.
+training pictures, is written into DIR/parser.json; `hsd_jax.parsing.photo_parser` applies it.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import numpy as np
 
 from hsd_jax import weights
 from hsd_jax.evaluation.metrics import confusion, ious
-from hsd_jax.parse import PhotoParser
-from hsd_jax.status import module_parser, status_of
+from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.runtime.console import module_parser, status_of
 
 _PICTURES = 100  # of the training split, evenly spread
 _STEPS = (0.7, 0.85, 1.2, 1.4)
@@ -61,7 +61,7 @@ def fit(probabilities: np.ndarray, layouts: np.ndarray) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.training.balance"
+    name = "hsd_jax.training.tools.balance"
     arguments = module_parser(name, __doc__)
     add = arguments.add_argument
     add("--weights", required=True, metavar="DIR", help="folder with parser.json")

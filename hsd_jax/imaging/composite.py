@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from hsd_jax import texture
-from hsd_jax.complexion import skin_classes, to_lab, to_rgb
+from hsd_jax.imaging import texture
+from hsd_jax.imaging.colour import to_lab, to_rgb
 from hsd_jax.labels import LabelSet
+from hsd_jax.parsing.complexion import skin_classes
 
 _FADE = 3.0  # width of the fade, in pixels of the 256 crop
 _SEEN = 0.01  # of the crop: from less there is nothing to continue

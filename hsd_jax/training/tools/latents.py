@@ -1,6 +1,6 @@
 """Encode a data set once, so that the diffusion stage trains on latents.
 
-    python -m hsd_jax.training.latents --weights DIR --data DIR --out DIR
+    python -m hsd_jax.training.tools.latents --weights DIR --data DIR --out DIR
         [--name NAME] [--views N] [--unscaled]
 
 Each training picture gives `views` random views (place, size, mirror, colour, backdrop), or with 0
@@ -20,7 +20,7 @@ import numpy as np
 
 from hsd_jax import weights
 from hsd_jax.models import apply
-from hsd_jax.status import status_of
+from hsd_jax.runtime.console import status_of
 from hsd_jax.training import augment
 from hsd_jax.training.input import load_source
 
@@ -37,7 +37,7 @@ class LatentSource:
         path = Path(folder) / split
         if not (path / "names.json").exists():
             raise ValueError(
-                f"no latents in {path}: make them with python -m hsd_jax.training.latents"
+                f"no latents in {path}: make them with python -m hsd_jax.training.tools.latents"
             )
         self._latents = np.load(path / "latents.npy", mmap_mode="r")
         self._layouts = np.load(path / "layouts.npy", mmap_mode="r")
@@ -106,7 +106,7 @@ def _view(example: dict[str, Any], index: int, augmented: bool) -> tuple[np.ndar
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m hsd_jax.training.latents")
+    parser = argparse.ArgumentParser(prog="python -m hsd_jax.training.tools.latents")
     add = parser.add_argument
     add("--weights", default=weights.DEFAULT, help="folder with the autoencoder")
     add("--data", required=True, help="the built data set's folder")
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--views", type=int, default=2, help="random views of a training picture; 0: as it is")
     add("--unscaled", action="store_true", help="leave the latents' scale as it is")
     options = parser.parse_args(argv)
-    return status_of("hsd_jax.training.latents", lambda: _run(options))
+    return status_of("hsd_jax.training.tools.latents", lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:

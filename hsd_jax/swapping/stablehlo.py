@@ -46,9 +46,9 @@ def _run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"{args.output} is a file: give a folder")
     from hsd_jax import weights
-    from hsd_jax.compiled import BUCKETS, SwapPrograms
-    from hsd_jax.painting import PARTS, Painter
-    from hsd_jax.parse import PhotoParser
+    from hsd_jax.parsing.photo_parser import PhotoParser
+    from hsd_jax.swapping.networks import PARTS, Painter
+    from hsd_jax.swapping.runner import BUCKETS, SwapPrograms
 
     folder = weights.find(args.weights)
     parts = {name: weights.load_part(folder, name) for name in PARTS}
@@ -74,7 +74,7 @@ def write(programs: dict[str, Any], folder: Path, platforms: list[str]) -> list[
     """Writes programs for each platform, and the index last.
 
     Args:
-      programs: by name, a `hsd_jax.programs.Program` and its arguments or their shapes.
+      programs: by name, a `hsd_jax.runtime.programs.Program` and its arguments or their shapes.
       folder: is made.
       platforms: keys of `PLATFORMS`.
 
@@ -87,7 +87,7 @@ def write(programs: dict[str, Any], folder: Path, platforms: list[str]) -> list[
     import jax
 
     from hsd_jax.models.conv import compiled_for
-    from hsd_jax.programs import can_serialize
+    from hsd_jax.runtime.programs import can_serialize
 
     if not can_serialize():
         raise ValueError("jax.export needs flatbuffers: pip install flatbuffers")
@@ -123,7 +123,7 @@ def load(folder: Path, platform: str = "cpu") -> dict[str, Callable[..., Any]]:
     from jax import export
 
     # Registers the one type among the arguments that is not JAX's own.
-    import hsd_jax.compiled  # noqa: F401
+    import hsd_jax.swapping.runner  # noqa: F401
 
     try:
         index = json.loads((folder / _INDEX).read_text())

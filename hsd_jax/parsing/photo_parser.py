@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from hsd_jax import photo
-from hsd_jax.complexion import by_complexion
-from hsd_jax.guided import guided_filter
+from hsd_jax.imaging import framing
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.models import apply
-from hsd_jax.photo import Crop
-from hsd_jax.programs import Program
+from hsd_jax.parsing.complexion import by_complexion
+from hsd_jax.parsing.guided_filter import guided_filter
+from hsd_jax.runtime.programs import Program
 from hsd_jax.weights import Loaded
 
 SIZE = 256
@@ -37,7 +37,7 @@ class Face:
 
     def crop(self, share: float) -> Crop:
         """The square around it of which its size is `share`."""
-        return photo.crop_around(self.x, self.y, self.size, share)
+        return framing.crop_around(self.x, self.y, self.size, share)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PhotoParser:
     def __init__(self, weights: Loaded):
         self.labels: LabelSet = get_label_set(weights.extra["labels"])
         module, params = weights.module, weights.params
-        # See `hsd_jax.training.balance`.
+        # See `hsd_jax.training.tools.balance`.
         factors = weights.extra.get("balance", [1.0] * self.labels.num_classes)
         balance = np.array(factors, np.float32)[None, None, None]
 
@@ -143,7 +143,7 @@ class PhotoParser:
         faces, probabilities, square = self._survey(image)
         layout = _to_photo(image, np.zeros(image.shape[:2], np.uint8), probabilities, square)
         for face in reversed(faces):  # the largest last, in front
-            _, crop, refined = self._refine(image, face, photo.framing(image, face.size))
+            _, crop, refined = self._refine(image, face, framing.framing(image, face.size))
             layout = _to_photo(image, layout, refined, crop)
         return layout, faces
 
@@ -177,17 +177,17 @@ class PhotoParser:
                 f"{name}: there is no person {number}: {len(faces)} found, counted by size from 1"
             )
         face = faces[number - 1]
-        return self._framed(image, face, share or photo.framing(image, face.size), len(faces))
+        return self._framed(image, face, share or framing.framing(image, face.size), len(faces))
 
     def reframed(self, person: Person, share: float) -> Person:
         """The same person, whose face is another share of the crop."""
-        face = Face(*photo.face_in(person.crop, person.share))
+        face = Face(*framing.face_in(person.crop, person.share))
         return self._framed(person.photo, face, share, person.faces)
 
     def _framed(self, image: np.ndarray, face: Face, share: float, faces: int) -> Person:
         face, crop, probabilities = self._refine(image, face, share)
         layout = self._one_person(probabilities.argmax(-1).astype(np.int32), face, crop)
-        return Person(image, crop, share, photo.take(image, crop, SIZE), layout, faces)
+        return Person(image, crop, share, framing.take(image, crop, SIZE), layout, faces)
 
     def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
         """Faces of the whole photo, its probabilities, and the square that these cover."""
@@ -196,7 +196,7 @@ class PhotoParser:
         square = Crop((width - side) // 2, (height - side) // 2, side)
         best: tuple[list[Face], np.ndarray] | None = None
         for size in _COARSE_SIZES:
-            probabilities = self._glance(photo.take(image, square, size))
+            probabilities = self._glance(framing.take(image, square, size))
             found = [
                 face
                 for face in self._find_faces(probabilities, square)
@@ -217,7 +217,7 @@ class PhotoParser:
         for _ in range(2):
             near = [
                 found
-                for found in self._find_faces(self._glance(photo.take(image, crop, SIZE)), crop)
+                for found in self._find_faces(self._glance(framing.take(image, crop, SIZE)), crop)
                 if np.hypot(found.x - face.x, found.y - face.y) < face.size
             ]
             if not near:
@@ -227,7 +227,7 @@ class PhotoParser:
             if abs(crop.side - last.side) < 0.03 * last.side:
                 crop = last
                 break
-        return face, crop, self.probabilities(photo.take(image, crop, SIZE))
+        return face, crop, self.probabilities(framing.take(image, crop, SIZE))
 
     def _find_faces(self, probabilities: np.ndarray, square: Crop) -> list[Face]:
         """Faces in a parsed square, the largest first: sure blobs of face and glasses."""
@@ -281,7 +281,7 @@ def _to_photo(
     best = np.full((crop.side, crop.side), -1.0, np.float32)
     winner = np.zeros((crop.side, crop.side), np.uint8)
     for index in range(probabilities.shape[-1]):
-        enlarged = photo.resize_map(probabilities[..., index], crop.side)
+        enlarged = framing.resize_map(probabilities[..., index], crop.side)
         better = enlarged > best
         best[better], winner[better] = enlarged[better], index
-    return photo.paste(layout, winner, crop)
+    return framing.paste(layout, winner, crop)

@@ -1,7 +1,7 @@
 """A run's folder as files of limited size, for a machine that is lent and keeps nothing.
 
-    python -m hsd_jax.training.pieces export WORKDIR PIECES [--mib 16]
-    python -m hsd_jax.training.pieces import PIECES WORKDIR
+    python -m hsd_jax.training.tools.pieces export WORKDIR PIECES [--mib 16]
+    python -m hsd_jax.training.tools.pieces import PIECES WORKDIR
 
 What is carried: the config, the metrics and the newest checkpoint, which is all that the next leg
 of the training needs to go on. The pieces are one tar archive, cut; every piece has its checksum.
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hsd_jax.status import module_parser, status_of
+from hsd_jax.runtime.console import module_parser, status_of
 
 _MANIFEST = "pieces.json"
 _LEFT = ("tensorboard", "samples", "weights", "weights_best")  # made anew, or only looked at
@@ -100,7 +100,7 @@ def _files(workdir: Path) -> Iterator[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.training.pieces"
+    name = "hsd_jax.training.tools.pieces"
     parser = module_parser(name, __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="a run to pieces")

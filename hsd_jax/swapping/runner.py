@@ -4,7 +4,7 @@ One for each stage rather than one for all: a process reads them back in paralle
 another solver compiles the sampler alone, and the autoencoder's serve every one. Samples are made
 in buckets of fixed size, so that no number of them compiles anew or needs more memory.
 
-Large nets on a CPU paint a `hsd_jax.window` alone, of one of four sizes, each with its programs.
+Large nets on a CPU paint a `window` alone, of one of four sizes, each with its programs.
 Small ones, and accelerators, paint the whole crop sooner than they would load another program.
 """
 
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from hsd_jax.mixing import shift_columns, turned_neck_shift
 from hsd_jax.models.unet import MANY
-from hsd_jax.painting import Painter, Plan
-from hsd_jax.parse import SIZE
-from hsd_jax.programs import Program
-from hsd_jax.window import Window, window_around
+from hsd_jax.parsing.photo_parser import SIZE
+from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.mixing import shift_columns, turned_neck_shift
+from hsd_jax.swapping.networks import Painter, Plan
+from hsd_jax.swapping.window import Window, window_around
 
-export.register_namedtuple_serialization(Plan, serialized_name="hsd_jax.painting.Plan")
+export.register_namedtuple_serialization(Plan, serialized_name="hsd_jax.swapping.networks.Plan")
 
 BUCKETS = (1, 4)
 """Samples at once: four share the reading of the weights; the last of them may be thrown away."""

@@ -1,6 +1,7 @@
 """One net between two: each parameter part of the way from the first weights to the second.
 
-    python -m hsd_jax.training.interpolate FIRST SECOND -o DIR [--share 0.5] [--parts NAME ...]
+    python -m hsd_jax.training.tools.interpolate FIRST SECOND -o DIR [--share 0.5]
+        [--parts NAME ...]
 
 Where the second were trained on from the first with a discriminator, the share chooses between
 smooth and sharp (network interpolation; ESRGAN, Wang et al., arXiv 1809.00219, section 3.4).
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.status import module_parser, status_of
+from hsd_jax.runtime.console import module_parser, status_of
 
 
 def interpolate(
@@ -50,7 +51,7 @@ def interpolate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.training.interpolate"
+    name = "hsd_jax.training.tools.interpolate"
     parser = module_parser(name, __doc__)
     add = parser.add_argument
     add("first", type=Path, metavar="FIRST")

@@ -13,9 +13,9 @@ from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse, step_times
 from hsd_jax.diffusion.schedule import Schedule, denoiser
 from hsd_jax.labels import LabelSet, get_label_set, one_hot
-from hsd_jax.mixing import Regions, dilate, erode, group_mask, mix_layouts
 from hsd_jax.models import apply
-from hsd_jax.parse import SIZE
+from hsd_jax.parsing.photo_parser import SIZE
+from hsd_jax.swapping.mixing import Regions, dilate, erode, group_mask, mix_layouts
 from hsd_jax.weights import Loaded
 
 # Widths in pixels of the 256 crop, chosen by looking at swaps: how far stray hair reaches around

@@ -1,0 +1,1 @@
+"""The way of the data between two parsed photos and one: mix, plan, paint, finish."""

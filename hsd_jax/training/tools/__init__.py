@@ -1,0 +1,1 @@
+"""Commands beside a training run, each a file."""
