@@ -285,7 +285,7 @@ def test_the_traceback_shows_when_asked(capsys, tmp_path, pair, swapper, monkeyp
 
 
 def test_out_is_not_written_when_another_sample_cannot_be(capsys, tmp_path, pair, swapper):
-    (tmp_path / ".out-2.png.part").mkdir()  # the second sample cannot be written
+    (tmp_path / "out-2.png").mkdir()  # the second sample cannot be written
     assert "out-2.png" in _refused(
         capsys, "swap", *pair, "-o", tmp_path / "out.png", "--samples", 2
     )

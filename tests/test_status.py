@@ -20,7 +20,7 @@ def test_all_is_well(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     "error, line",
     [
-        (ValueError("x is 3: use 4\nand more"), "x is 3: use 4"),
+        (ValueError("x is 3: use 4\nand more"), "x is 3: use 4 and more"),
         (ValueError(""), "ValueError"),
         (FileNotFoundError(2, "No such file", "p.csv"), "[Errno 2] No such file: 'p.csv'"),
         (ModuleNotFoundError("no cv2", name="cv2"), "cv2 is missing: pip install 'hsd-jax[eval]'"),

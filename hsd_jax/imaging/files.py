@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 import hsd_jax
+from hsd_jax.runtime.files import atomic
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 64
@@ -151,14 +152,11 @@ def save_layout(
 
 def _write(image: Image.Image, path: Path, format_: str, options: dict[str, Any]) -> None:
     """The file complete under its name, or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        image.save(temporary, format=format_, **options)
-        temporary.replace(path)
+        with atomic(path) as temporary:
+            image.save(temporary, format=format_, **options)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_output(path: str | Path) -> None:

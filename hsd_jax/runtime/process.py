@@ -10,6 +10,8 @@ import platform
 import sys
 import zlib
 
+from hsd_jax.runtime import cache
+
 # glibc maps every large buffer afresh and gives it back when freed, so each call of a net pays for
 # its page faults again: 4.9 instead of 0.9 ms for a transform that writes 8 MB (AMD Zen 5). With
 # these it keeps what it has, in huge pages. It reads them when a process starts, and only then.
@@ -57,13 +59,10 @@ def has_compiled() -> bool:
 
 def _cache_folder() -> str | None:
     """Where compiled programs stay from run to run; None where nothing can be written."""
-    base = os.environ.get("HSD_CACHE_DIR")
-    if not base:
-        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        base = os.path.join(caches, "hsd_jax")
-        if not os.path.isabs(base):
-            return None  # no home, or a setting that the XDG specification says to ignore
-    folder = os.path.join(os.path.abspath(base), "jax", _processor())
+    base = cache.folder()
+    if base is None:
+        return None
+    folder = os.path.join(base, "jax", _processor())
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:

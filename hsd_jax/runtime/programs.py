@@ -7,8 +7,6 @@ trace and lower our nets takes Python longer than to run them. So the lowered fo
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -20,6 +18,7 @@ import numpy as np
 from jax import export
 
 from hsd_jax.models.forms import natively
+from hsd_jax.runtime.files import write_bytes
 
 # What else decides what a function is traced to.
 _SETTINGS = (
@@ -178,12 +177,6 @@ def _write(path: Path, data: bytes) -> None:
     """Complete or not at all, for processes that start together; a full disk is no error here."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
+        write_bytes(path, data)
     except OSError:
         pass
