@@ -220,6 +220,13 @@ def _sampling() -> argparse.ArgumentParser:
         metavar="K",
         help="how many; the others are named OUT-2, OUT-3, ...",
     )
+    shared.add_argument(
+        "--preserve",
+        choices=("photo", "latents"),
+        default="photo",
+        help="what is not generated is the photos' own pixels, or decoded from latents as in the "
+        "paper (default: %(default)s)",
+    )
     shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     shared.add_argument(
         "--save-steps",

@@ -7,43 +7,17 @@ They raise ValueError, with what was wrong and what to do.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hsd_jax.runtime import process
-
-
-class _Progress:
-    """What is going on: one line on a terminal, replaced by the next; nothing anywhere else."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._start = time.perf_counter()
-        self._last = 0
-
-    @property
-    def seconds(self) -> float:
-        """Since the command began."""
-        return round(time.perf_counter() - self._start, 2)
-
-    def stage(self, text: str) -> None:
-        """`text` in the place of the last; "" to clear it."""
-        if self._shown:
-            print(f"\r{' ' * self._last}\r{text}", end="", file=sys.stderr, flush=True)
-            self._last = len(text)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stage("")
+from hsd_jax.runtime.console import Progress
 
 
 def swap(args: argparse.Namespace) -> None:
     """`hsd swap`."""
-    with _Progress() as progress:
+    with Progress() as progress:
         _, report = _swap_files(args, progress)
     _tell(report, args.json)
 
@@ -55,16 +29,16 @@ def demo(args: argparse.Namespace) -> None:
 
     args.head, args.body = find_photos()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    with _Progress() as progress:
+    with Progress() as progress:
         result, report = _swap_files(args, progress)
-        from hsd_jax.labels import HALFBODY9
+        from hsd_jax.labels import get_label_set
 
         path = args.output.with_name(f"{args.output.stem}-strip.png")
-        files.save_picture(strip(result.stages, HALFBODY9), path)
+        files.save_picture(strip(result.stages, get_label_set(report["labels"])), path)
     _tell({**report, "strip": str(path)}, args.json)
 
 
-def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dict[str, Any]]:
+def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict[str, Any]]:
     """The swap from files to files: the first sample's `SwapResult`, and what there is to say."""
     from hsd_jax.imaging import files
 
@@ -75,8 +49,8 @@ def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dic
     if args.save_steps and args.save_steps.exists() and not args.save_steps.is_dir():
         raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
     progress.stage("reading the photos ...")
-    files.open_photo(args.head)  # what cannot be read is told before JAX starts
-    body = files.open_photo(args.body)
+    # What cannot be read is told before JAX starts.
+    head, body = (files.read_photo(path, "") for path in (args.head, args.body))
 
     progress.stage("loading the weights ...")
     from hsd_jax.swap import HeadSwapper
@@ -85,12 +59,13 @@ def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dic
     painting = "painting ..."
     progress.stage(painting if process.has_compiled() else f"compiling (once), then {painting}")
     results = swapper(
-        args.head,
-        args.body,
+        head,
+        body,
         seed=args.seed,
         steps=args.steps,
         samples=args.samples,
         solver=args.solver,
+        preserve=args.preserve,
         person=args.person,
         head_person=args.head_person,
         keep_steps=args.save_steps is not None,
@@ -112,8 +87,9 @@ def _swap_files(args: argparse.Namespace, progress: _Progress) -> tuple[Any, dic
         "shift": first.shift,
         "faces": {"head": first.faces[0], "body": first.faces[1]},
         "warnings": list(first.warnings),
-        "changed_fraction": round(float((first.image != body).any(-1).mean()), 6),
+        "changed_fraction": round(float((first.image != body.pixels).any(-1).mean()), 6),
         "seed": args.seed,
+        "labels": swapper.spec.labels.name,
     }
     return first, report
 
@@ -155,7 +131,7 @@ def parse(args: argparse.Namespace) -> None:
         files.check_output(target)
         _check_not_read(target, args.photos)
 
-    with _Progress() as progress:
+    with Progress() as progress:
         progress.stage("loading the weights ...")
         from hsd_jax import weights
         from hsd_jax.parsing.photo_parser import PhotoParser
@@ -207,7 +183,7 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
 
 def convert(args: argparse.Namespace) -> None:
     """`hsd convert`."""
-    with _Progress() as progress:
+    with Progress() as progress:
         from hsd_jax.convert.command import run
 
         lines = run(args, progress.stage)

@@ -291,6 +291,15 @@ def _remap_table(source: LabelSet, target: LabelSet) -> tuple[int, ...]:
     return tuple(table)
 
 
+def can_remap(source: LabelSet, target: LabelSet) -> str:
+    """Why layouts of `source` cannot be written in `target`; "" where they can."""
+    try:
+        _remap_table(source, target)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _check_layout(layout: np.ndarray | jax.Array, labels: LabelSet) -> None:
     """ValueError for what is no layout of `labels`; values are seen in numpy arrays only."""
     if not jnp.issubdtype(layout.dtype, jnp.integer):

@@ -37,7 +37,7 @@ def test_exported_programs_give_what_jitted_ones_give(tmp_path):
     loaded = stablehlo.load(tmp_path)["net"](*ARGUMENTS)
     for ours, theirs in zip(jax.jit(_function)(*ARGUMENTS), loaded, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    index = json.loads((tmp_path / "stablehlo.json").read_text())
+    index = json.loads((tmp_path / "export.json").read_text())
     assert index["platforms"] == ["cpu", "tpu"]
     assert index["programs"]["net"]["results"] == ["float32[1,8,8,64]", "int32[2,2]"]
     assert "float32[3,3,64,64]" in index["programs"]["net"]["arguments"]
@@ -57,7 +57,7 @@ def test_convolutions_take_the_form_of_the_platform(tmp_path):
 
 
 def test_what_is_not_there_is_refused(tmp_path, capsys):
-    with pytest.raises(ValueError, match="holds no stablehlo.json"):
+    with pytest.raises(ValueError, match="holds no export.json"):
         stablehlo.load(tmp_path)
     stablehlo.write({}, tmp_path, ["tpu"])
     with pytest.raises(ValueError, match="is for tpu, not for cpu"):

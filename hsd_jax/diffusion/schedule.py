@@ -19,7 +19,7 @@ Prediction = Literal["eps", "x0", "v"]
 Predict = Callable[[Array, Array], Array]
 Denoise = Callable[[Array, Array], tuple[Array, Array]]
 
-_PREDICTIONS = ("eps", "x0", "v")
+PREDICTIONS = ("eps", "x0", "v")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def target(
         return z0
     if kind == "v":
         return alpha * eps - sigma * z0
-    raise ValueError(f"unknown prediction {kind!r}: use one of {_PREDICTIONS}")
+    raise ValueError(f"unknown prediction {kind!r}: use one of {PREDICTIONS}")
 
 
 def to_x0_eps(
@@ -130,7 +130,7 @@ def to_x0_eps(
         return output, (z - alpha * output) / sigma
     if kind == "v":
         return alpha * z - sigma * output, sigma * z + alpha * output
-    raise ValueError(f"unknown prediction {kind!r}: use one of {_PREDICTIONS}")
+    raise ValueError(f"unknown prediction {kind!r}: use one of {PREDICTIONS}")
 
 
 def denoiser(predict: Predict, schedule: Schedule, kind: Prediction = "eps") -> Denoise:

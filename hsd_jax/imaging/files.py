@@ -6,10 +6,12 @@ The only file that knows of image files. A photo is uint8 `[H, W, 3]` sRGB from 
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 import hsd_jax
@@ -22,6 +24,27 @@ PROVENANCE = (
     "Do not present it as a photograph."
 )
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo that was read."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    name: str
+    """How messages call it: its path, or its part in a swap."""
+
+
+def read_photo(source: Any, role: str) -> Photo:
+    """Any image as a `Photo`; one that was read already as it is.
+
+    Args:
+      source: see `open_photo`.
+      role: its name where it has no path, such as "the head photo".
+    """
+    if isinstance(source, Photo):
+        return source
+    return Photo(open_photo(source), str(source) if isinstance(source, str | Path) else role)
 
 
 def open_photo(source: Any) -> np.ndarray:

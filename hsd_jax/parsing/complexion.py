@@ -8,6 +8,7 @@ of a person's skin have one hue, in any light that falls on both (Fleck, Forsyth
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from scipy import ndimage
 
 from hsd_jax.imaging.colour import to_lab
@@ -21,7 +22,6 @@ _SMOOTH = 1.5  # sigma over which a pixel's colour is taken
 # In units of CIE a*b*: by trusted training layouts half of the skin lies nearer to the face's
 # median than 7.1 and a tenth beyond 15.3, of clothes a tenth nearer than 10.3, half beyond 20.4.
 _EQUAL, _SLOPE, _CAP = 11.0, 0.26, 2.0  # log odds of skin: 0 at _EQUAL, steep by _SLOPE, at most
-_TRUST = 0.3  # of these odds beside the net's own, which has seen the colour too
 _LEAST = 0.02  # probability of skin that evidence can work on
 _SAME = (6.0, 25.0)  # chroma, lightness: as far from the face's as its own skin is
 
@@ -31,19 +31,26 @@ def skin_classes(labels: LabelSet) -> tuple[int, ...]:
     return (*labels.neck, *(i for i in labels.body if labels.classes[i] in _LIMBS))
 
 
-def by_complexion(image: np.ndarray, probabilities: np.ndarray, labels: LabelSet) -> np.ndarray:
+def by_complexion(
+    image: UInt8[np.ndarray, "h w 3"],
+    probabilities: Float[np.ndarray, "h w k"],
+    labels: LabelSet,
+    trust: float,
+) -> Float[np.ndarray, "h w k"]:
     """A parser's probabilities with the evidence of colour for and against bare skin.
 
     Between classes of body and neck alone; clothes of the face's very colour that touch its neck or
     skin are skin.
 
     Args:
-      image: uint8 `[H, W, 3]`.
-      probabilities: float32 `[H, W, K]`.
+      image: that was parsed.
+      probabilities: of the parser.
       labels: of the classes; without one called "skin" in the group body nothing changes.
+      trust: weight of the colour's log odds beside the network's own, which has seen the colour
+        too; 0.3 for the embedded parser.
 
     Returns:
-      float32 `[H, W, K]`, rows that sum to 1.
+      Rows that sum to 1.
     """
     skin = next((i for i in labels.body if labels.classes[i] == _SKIN), None)
     best = probabilities.argmax(-1)
@@ -56,7 +63,7 @@ def by_complexion(image: np.ndarray, probabilities: np.ndarray, labels: LabelSet
     trunk = np.isin(best, (*labels.body, *labels.neck))
     odds = np.clip(_SLOPE * (_EQUAL - chroma), -_CAP, _CAP)
     result = probabilities.copy()
-    evidence = np.maximum(result[..., skin], _LEAST) * np.exp(_TRUST * odds)
+    evidence = np.maximum(result[..., skin], _LEAST) * np.exp(trust * odds)
     result[..., skin] = np.where(trunk, evidence, result[..., skin])
     same = (chroma < _SAME[0]) & (np.abs(away[..., 0]) < _SAME[1]) & trunk
     result[_bare(result.argmax(-1), same, skin, labels), skin] = 1e3

@@ -1,30 +1,26 @@
-"""Photo to layout, and where its people are.
+"""From a photo to its people: where they are, and what each pixel of them shows.
 
-The parser sees pictures of 256 x 256: first the whole photo, then, for each person, the half-body
-crop around the face found there, where the layout that the swap uses is made.
+The parser first sees the whole photo, then, for each person, the crop around the face found there,
+where the layout that a swap uses is made.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int32, UInt8
 from scipy import ndimage
 
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
-from hsd_jax.labels import LabelSet, get_label_set
-from hsd_jax.models import apply
-from hsd_jax.parsing.complexion import by_complexion
-from hsd_jax.parsing.guided_filter import guided_filter
+from hsd_jax.labels import LabelSet, can_remap, remap
+from hsd_jax.parsing.segmenter import Segmenter
 from hsd_jax.runtime.programs import Program
 from hsd_jax.weights import Loaded
 
-SIZE = 256
-_COARSE_SIZES = (256, 512)  # the second only when the first finds nobody
+_ZOOMS = (1, 2)  # of the survey; the second only when the first finds nobody
 _MIN_FACE = 12  # pixels across, in the photo: below, a swap shows nothing
-_MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank pictures 0.67 at most
+_MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank images 0.67 at most
 
 
 @dataclass(frozen=True)
@@ -42,98 +38,55 @@ class Face:
 
 @dataclass(frozen=True)
 class Person:
-    """One person of a photo, cut out at the framing that the nets were trained on."""
+    """One person of a photo, cut out at the framing that the networks were trained on."""
 
-    photo: np.ndarray
-    """uint8 [H, W, 3], the whole photo."""
+    photo: UInt8[np.ndarray, "H W 3"]
+    """The whole photo."""
     crop: Crop
     """Where the person is in it."""
     share: float
     """The face's size as a share of the crop's side."""
-    image: np.ndarray
-    """uint8 [256, 256, 3], the crop."""
-    layout: np.ndarray
-    """int32 [256, 256]; other people in the crop count as background."""
+    image: UInt8[np.ndarray, "s s 3"]
+    """The crop at the size of the networks."""
+    layout: Int32[np.ndarray, "s s"]
+    """Other people in the crop count as background."""
     faces: int
     """How many faces the photo shows."""
 
 
 class PhotoParser:
-    """The embedded parser on photos of any size."""
+    """A parser on photos of any size."""
 
-    def __init__(self, weights: Loaded):
-        self.labels: LabelSet = get_label_set(weights.extra["labels"])
-        module, params = weights.module, weights.params
-        # See `hsd_jax.training.tools.balance`.
-        factors = weights.extra.get("balance", [1.0] * self.labels.num_classes)
-        balance = np.array(factors, np.float32)[None, None, None]
+    def __init__(self, weights: Loaded, size: int | None = None, labels: LabelSet | None = None):
+        """Takes the parser of a set of weights.
 
-        def mirrored_mean(params: Any, images: jax.Array) -> jax.Array:
-            x = images.astype(jnp.float32) / 127.5 - 1
-            logits = apply(module, params, jnp.concatenate([x, x[:, :, ::-1]]))
-            straight, mirrored = jnp.split(jax.nn.softmax(logits), 2)
-            return (straight + mirrored[:, :, ::-1]) / 2
+        Args:
+          weights: the part "parser".
+          size: of the crops that `person` gives; None for the parser's own.
+          labels: of their layouts; None for the parser's own.
 
-        def settled(images: jax.Array, mean: jax.Array) -> jax.Array:
-            """Edges, which the net gives a quarter as fine, brought to the picture's own."""
-            return guided_filter(images / 255, mean, radius=2, eps=1e-3, reduce=4)
-
-        def enlarged_mean(params: Any, images: jax.Array) -> jax.Array:
-            """Of a picture three eighths larger: hair, necks and hats gain, nothing loses."""
-            b, h, w, _ = images.shape
-            size = (b, h * 11 // 8, w * 11 // 8, 3)
-            second = mirrored_mean(params, jax.image.resize(images / 255, size, "bilinear") * 255)
-            return jax.image.resize(second, (b, h, w, second.shape[-1]), "bilinear")
-
-        def balanced(images: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-            found = settled(images, (first + second) / 2) * balance
-            return found / jnp.sum(found, -1, keepdims=True)
-
-        # Four programs, so that the net is in as few of them as it has sizes: they load faster.
-        facts, self._params = (module, weights.extra), params
-        self._near = Program("parser", mirrored_mean, facts)
-        self._far = Program("parser-enlarged", enlarged_mean, facts)
-        self._settled = Program("settled", settled)
-        self._balanced = Program("balanced", balanced, facts)
-        self._last: tuple[np.ndarray, Any] | None = None
-
-    def _mean(self, images: np.ndarray) -> Any:
-        """The net's means; a look mostly follows a glance at the same picture."""
-        last = self._last
-        if last is None or not np.array_equal(last[0], images):
-            self._last = last = images, self._near(self._params, images)
-        return last[1]
-
-    def _glance(self, image: np.ndarray) -> np.ndarray:
-        """One look at it, uint8 `[H, W, 3]` -> float32 `[H, W, K]`."""
-        images = image[None]
-        return np.asarray(self._settled(images, self._mean(images)))[0]
+        Raises:
+          ValueError: layouts of the parser cannot be written in `labels`.
+        """
+        self._segmenter = Segmenter(weights)
+        own = self._segmenter.labels
+        self.labels, self.size = labels or own, size or self._segmenter.size
+        if reason := can_remap(own, self.labels):
+            raise ValueError(
+                f"the parser speaks {own.name}, the other networks {self.labels.name}: {reason}"
+            )
 
     def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
         """Each program with the shapes of its usual arguments, in the order of use."""
-        images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
-        mean = jax.ShapeDtypeStruct((1, SIZE, SIZE, self.labels.num_classes), jnp.float32)
-        return [
-            (self._near, (self._params, images)),
-            (self._settled, (images, mean)),
-            (self._far, (self._params, images)),
-            (self._balanced, (images, mean, mean)),
-        ]
+        return self._segmenter.programs()
 
     def prepare(self) -> None:
         """Reads back what earlier processes compiled, in the background."""
-        for program, arguments in self.programs():
-            program.prepare(*arguments)
+        self._segmenter.prepare()
 
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """uint8 `[H, W, 3]`, sides multiples of 64, as it is -> float32 `[H, W, K]`.
-
-        With a second look, enlarged, the classes' balance, and what colour tells about skin.
-        """
-        images = image[None]
-        second = self._far(self._params, images)
-        found = np.asarray(self._balanced(images, self._mean(images), second))[0]
-        return by_complexion(image, found, self.labels)
+    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
+        """Of the parser's own classes; see `Segmenter.probabilities`."""
+        return self._segmenter.probabilities(image)
 
     def parse(self, image: np.ndarray) -> tuple[np.ndarray, list[Face]]:
         """Class indices of a photo at its own size, uint8 `[H, W]`, and its faces, largest first.
@@ -145,7 +98,7 @@ class PhotoParser:
         for face in reversed(faces):  # the largest last, in front
             _, crop, refined = self._refine(image, face, framing.framing(image, face.size))
             layout = _to_photo(image, layout, refined, crop)
-        return layout, faces
+        return remap(layout, self._segmenter.labels, self.labels), faces
 
     def person(
         self,
@@ -186,8 +139,10 @@ class PhotoParser:
 
     def _framed(self, image: np.ndarray, face: Face, share: float, faces: int) -> Person:
         face, crop, probabilities = self._refine(image, face, share)
-        layout = self._one_person(probabilities.argmax(-1).astype(np.int32), face, crop)
-        return Person(image, crop, share, framing.take(image, crop, SIZE), layout, faces)
+        layout = _resized(probabilities, self.size).argmax(-1).astype(np.int32)
+        layout = self._one_person(layout, face, crop)
+        layout = remap(layout, self._segmenter.labels, self.labels)
+        return Person(image, crop, share, framing.take(image, crop, self.size), layout, faces)
 
     def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
         """Faces of the whole photo, its probabilities, and the square that these cover."""
@@ -195,8 +150,10 @@ class PhotoParser:
         side = max(height, width)
         square = Crop((width - side) // 2, (height - side) // 2, side)
         best: tuple[list[Face], np.ndarray] | None = None
-        for size in _COARSE_SIZES:
-            probabilities = self._glance(framing.take(image, square, size))
+        for zoom in _ZOOMS:
+            probabilities = self._segmenter.glance(
+                framing.take(image, square, zoom * self._segmenter.size)
+            )
             found = [
                 face
                 for face in self._find_faces(probabilities, square)
@@ -213,11 +170,12 @@ class PhotoParser:
         self, image: np.ndarray, face: Face, share: float
     ) -> tuple[Face, Crop, np.ndarray]:
         """The face seen again in its own crop, that crop, and the probabilities of a last look."""
-        crop = face.crop(share)
+        crop, size = face.crop(share), self._segmenter.size
         for _ in range(2):
+            seen = self._segmenter.glance(framing.take(image, crop, size))
             near = [
                 found
-                for found in self._find_faces(self._glance(framing.take(image, crop, SIZE)), crop)
+                for found in self._find_faces(seen, crop)
                 if np.hypot(found.x - face.x, found.y - face.y) < face.size
             ]
             if not near:
@@ -227,7 +185,7 @@ class PhotoParser:
             if abs(crop.side - last.side) < 0.03 * last.side:
                 crop = last
                 break
-        return face, crop, self.probabilities(framing.take(image, crop, SIZE))
+        return face, crop, self.probabilities(framing.take(image, crop, size))
 
     def _find_faces(self, probabilities: np.ndarray, square: Crop) -> list[Face]:
         """Faces in a parsed square, the largest first: sure blobs of face and glasses."""
@@ -251,27 +209,37 @@ class PhotoParser:
         return [face for face in faces if face.size > 0.32 * faces[0].size]
 
     def _face_classes(self) -> list[int]:
-        glasses = [i for i, name in enumerate(self.labels.classes) if name == "glasses"]
-        return [self.labels.face, *glasses]
+        labels = self._segmenter.labels
+        glasses = [i for i, name in enumerate(labels.classes) if name == "glasses"]
+        return [labels.face, *glasses]
 
     def _one_person(self, layout: np.ndarray, face: Face, crop: Crop) -> np.ndarray:
         """Without the others in the crop: heads apart from this face's become background."""
-        heads, count = _blobs(np.isin(layout, self.labels.head))
+        labels = self._segmenter.labels
+        heads, count = _blobs(np.isin(layout, labels.head))
         if count < 2:
             return layout
-        scale = crop.side / SIZE
-        row = int(np.clip((face.y - crop.top) / scale, 0, SIZE - 1))
-        column = int(np.clip((face.x - crop.left) / scale, 0, SIZE - 1))
+        scale = crop.side / len(layout)
+        row = int(np.clip((face.y - crop.top) / scale, 0, len(layout) - 1))
+        column = int(np.clip((face.x - crop.left) / scale, 0, len(layout) - 1))
         distance = np.hypot(*np.indices(layout.shape) - np.array([row, column])[:, None, None])
         nearest = np.where(heads > 0, distance, np.inf).argmin()
         mine = heads.ravel()[nearest]
-        return np.where((heads > 0) & (heads != mine), self.labels.background, layout)
+        return np.where((heads > 0) & (heads != mine), labels.background, layout)
 
 
 def _blobs(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Connected regions, numbered from 1, and their count."""
     numbered: Any = ndimage.label(mask)  # scipy's own annotation forgets the pair
     return numbered
+
+
+def _resized(probabilities: np.ndarray, size: int) -> np.ndarray:
+    """`[h, w, k]` to `[size, size, k]`, bilinear."""
+    if len(probabilities) == size:
+        return probabilities
+    channels = [framing.resize_map(channel, size) for channel in np.moveaxis(probabilities, -1, 0)]
+    return np.stack(channels, -1)
 
 
 def _to_photo(

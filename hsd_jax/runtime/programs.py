@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jax import export
 
-from hsd_jax.models.forms import natively
 from hsd_jax.runtime.files import write_bytes
 
 # What else decides what a function is traced to.
@@ -44,7 +43,7 @@ class Program:
         function: Callable[..., Any],
         facts: Any = (),
         *,
-        many_calls: bool = False,
+        here: Callable[..., Any] | None = None,
         large: bool = False,
     ):
         """Arguments of `function` and its results are trees of arrays.
@@ -53,12 +52,12 @@ class Program:
           name: of its files.
           function: pure; it may depend on nothing but its arguments, `facts` and this package.
           facts: modules, settings and options bound into it; their `repr` tells them apart.
-          many_calls: it loops over a net, whose convolutions then earn their compilation back.
-          large: it takes seconds, whose number counts for more than those of its compilation.
+          here: the same function in a form that suits this process; None for `function` itself,
+            which is what `exported` takes.
+          large: a call takes seconds: its speed counts for more than that of its compilation.
         """
-        self.name, self._facts = name, repr(facts)
-        self._product = function
-        self._function = function if many_calls or large else natively(function)
+        self.name, self._facts = name, repr((facts, large, here is not None))
+        self._product, self._function = function, here or function
         self._large = large
         self._ready: dict[Any, Future[Callable[..., Any]]] = {}
 
@@ -112,7 +111,7 @@ class Program:
 
     def _path(self, args: Any) -> Path | None:
         folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
-        if not folder or not can_serialize() or "://" in folder:
+        if not folder or not can_serialize() or "://" in folder or _over_devices(args):
             return None
         settings = [getattr(jax.config, name) for name in _SETTINGS]
         identity = (_package(), jax.__version__, jax.default_backend(), settings, self._facts)
@@ -130,6 +129,12 @@ def _exported(
 
 def _spec(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(x), x.dtype)
+
+
+def _over_devices(args: Any) -> bool:
+    """Whether arguments lie on several devices: such programs are JAX's own to keep."""
+    shardings = (getattr(x, "sharding", None) for x in jax.tree.leaves(args))
+    return any(sharding and len(sharding.device_set) > 1 for sharding in shardings)
 
 
 def _shapes(args: Any) -> Any:

@@ -1,29 +1,33 @@
-"""The programs of a swap: five, each compiled once, for photos of any size and any seed.
+"""The runner: batches of pairs through the networks, compiled once, on one device or many.
 
-One for each stage rather than one for all: a process reads them back in parallel while it parses,
-another solver compiles the sampler alone, and the autoencoder's serve every one. Samples are made
-in buckets of fixed size, so that no number of them compiles anew or needs more memory.
+`hsd swap` runs a batch of one pair; `hsd batch`, `hsd eval` and `hsd bench` run the same programs
+with more. There is one program for each stage rather than one for all: a process reads them back
+in parallel while it parses, and another solver compiles the sampler alone. Batches and samples come
+in fixed sizes, so that no number of them compiles anew or needs more memory.
 
-Large nets on a CPU paint a `window` alone, of one of four sizes, each with its programs.
-Small ones, and accelerators, paint the whole crop sooner than they would load another program.
+Large networks on a CPU paint a `window` alone, one of four sizes, each with its programs. Small
+ones, and accelerators, paint the whole crop sooner than they would load another program.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from hsd_jax.models.forms import natively
 from hsd_jax.models.unet import MANY
-from hsd_jax.parsing.photo_parser import SIZE
 from hsd_jax.runtime.programs import Program
-from hsd_jax.swapping.mixing import shift_columns, turned_neck_shift
-from hsd_jax.swapping.networks import Painter, Plan
-from hsd_jax.swapping.window import Window, window_around
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.spec import Sampling
+from hsd_jax.swapping.window import window_around
 
-export.register_namedtuple_serialization(Plan, serialized_name="hsd_jax.swapping.networks.Plan")
+export.register_namedtuple_serialization(Plan, serialized_name="hsd_jax.swapping.Plan")
 
 BUCKETS = (1, 4)
 """Samples at once: four share the reading of the weights; the last of them may be thrown away."""
@@ -32,146 +36,220 @@ LARGE = 100_000_000
 """Parameters of UNet and autoencoder from which on it is their calls that take seconds."""
 
 
-class SwapPrograms:
-    """A `Painter` bound to its parameters."""
+class Painted(NamedTuple):
+    """What the networks give for a batch of pairs."""
 
-    def __init__(self, painter: Painter, params: dict[str, Any]):
-        """`params`: of the four nets, by part name."""
-        self._painter, self._params = painter, params
-        facts, labels = painter.facts, painter.labels
-        size = sum(x.size for x in jax.tree.leaves(_part(params, "unet", "autoencoder")))
-        self._large = size >= LARGE
-        self._align = Program("align", partial(_align, labels=labels), labels)
-        self._plan = Program("plan", painter.plan, facts)
-        self._encode = Program("encode", painter.encode, facts, large=self._large)
-        self._decode = Program("decode", painter.decode, facts, large=self._large)
+    images: np.ndarray
+    """uint8 `[pairs, samples, H, W, 3]`."""
+    history: np.ndarray | None
+    """What each step predicts, uint8 `[steps, pairs, samples, H, W, 3]`, when it is kept."""
+
+
+class Runner:
+    """One set of networks, compiled for batches of a fixed number of pairs."""
+
+    def __init__(
+        self, networks: SwapNetworks, batch: int = 1, devices: Sequence[jax.Device] | None = None
+    ):
+        """Binds the networks to their parameters.
+
+        Args:
+          networks: of one set of weights.
+          batch: pairs at once; rounded up to a multiple of the devices. Fewer are padded.
+          devices: to split batches over; None for the first one alone.
+        """
+        devices = list(devices or jax.devices()[:1])[: max(1, batch)]
+        self.spec, self._networks, self._params = networks.spec, networks, networks.params
+        self.batch = -(-batch // len(devices)) * len(devices)
+        self._split = None
+        if len(devices) > 1:
+            mesh = Mesh(np.array(devices), ("data",))
+            self._split = NamedSharding(mesh, PartitionSpec("data"))
+            self._params = jax.device_put(self._params, NamedSharding(mesh, PartitionSpec()))
+        sized = jax.tree.leaves([self._params["unet"], self._params["autoencoder"]])
+        self._large = sum(x.size for x in sized) >= LARGE
+        facts = networks.facts
+        self._align = _program("align", networks.align, facts)
+        self._plan = _program("plan", networks.plan, facts)
+        self._encode = _program("encode", _encode_pairs(networks), facts, large=self._large)
+        self._decode = _program("decode", networks.decode, facts, large=self._large)
         self._sample = cache(self._sampler)
 
-    def _sampler(self, samples: int, solver: str, num_steps: int | None, keep: bool) -> Program:
-        options = dict(samples=samples, solver=solver, num_steps=num_steps, keep=keep)
-        function = partial(self._painter.sample, **options)
-        facts, many_calls = self._painter.facts, self._painter.calls(solver, num_steps) >= MANY
-        return Program(
-            "sample", function, (facts, options), many_calls=many_calls, large=self._large
-        )
+    def _sampler(self, sampling: Sampling) -> Program:
+        function = partial(self._networks.sample, sampling=sampling)
+        many_calls = len(self.spec.times(sampling)) >= MANY
+        facts = (self._networks.facts, sampling)
+        return _program("sample", function, facts, large=self._large, many_calls=many_calls)
 
     @property
     def in_window(self) -> bool:
         """Whether `paint` takes the window around what is generated, unless it is told."""
-        return self._large and jax.default_backend() == "cpu"
+        return self._large and jax.default_backend() == "cpu" and self.batch == 1
 
     def programs(
-        self, samples: int, solver: str, num_steps: int | None, keep: bool
+        self, samples: int, sampling: Sampling
     ) -> list[tuple[Program, tuple[Any, ...]]]:
         """Each program with the shapes of its arguments for whole crops, in the order of use.
 
         Args:
-          samples: at once, one of `BUCKETS`.
-          solver, num_steps, keep: as in `Painter.sample`.
+          samples: of a pair at once, one of `BUCKETS`.
+          sampling: of the latents.
         """
-        latents, square = self._painter.latent_shape, (SIZE, SIZE)
+        b, square = self.batch, (self.batch, self.spec.size, self.spec.size)
         layout, mask = _array(square, jnp.int32), _array(square, jnp.bool_)
-        seed, params = _array((), jnp.uint32), jax.tree.map(_like, self._params)
-        both = _array((2, *latents), jnp.float32)
+        crops, params = _array((*square, 3), jnp.uint8), jax.tree.map(_like, self._params)
+        z = _array((b, *self.spec.latent_shape), jnp.float32)
         plan = Plan(layout, layout, mask, mask)
+        keys = _array((b,), jnp.uint32), _array((b, samples), jnp.uint32)
+        latents = _array((b * samples, *self.spec.latent_shape), jnp.float32)
+        nets = _part(params, "unet", "condition")
         return [
             (self._align, (layout, layout)),
             (self._plan, (_part(params, "layout_generator"), layout, layout)),
-            (self._encode, (params["autoencoder"], _array((2, *square, 3), jnp.uint8))),
-            (
-                self._sample(samples, solver, num_steps, keep),
-                (_part(params, "unet", "condition"), both, plan, seed, seed),
-            ),
-            (self._decode, (params["autoencoder"], _array((samples, *latents), jnp.float32))),
+            (self._encode, (_part(params, "autoencoder"), crops, crops)),
+            (self._sample(sampling), (nets, z, z, plan, *keys)),
+            (self._decode, (_part(params, "autoencoder"), latents)),
         ]
 
-    def prepare(self, samples: int, solver: str, num_steps: int | None, keep: bool) -> None:
+    def prepare(self, samples: int, sampling: Sampling) -> None:
         """Reads back what earlier processes compiled, in the background."""
-        for program, arguments in self.programs(_bucket(samples), solver, num_steps, keep):
-            if not self.in_window or program in (self._align, self._plan):
-                program.prepare(*arguments)
+        if self._split is None:
+            for program, arguments in self.programs(_bucket(samples), sampling):
+                if not self.in_window or program in (self._align, self._plan):
+                    program.prepare(*arguments)
 
-    def align(self, head: np.ndarray, body: np.ndarray) -> tuple[int, np.ndarray]:
-        """Neck alignment of layouts: by how many columns, and the head's layout moved."""
-        shift, moved = self._align(head, body)
-        return int(shift), np.asarray(moved)
+    def align(self, heads: np.ndarray, bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Neck alignment of layouts `[b, H, W]`: by how many columns, and the heads' moved."""
+        return _joined([self._align(*part) for part in self._batches(heads, bodies)], len(heads))
 
-    def plan(self, head: np.ndarray, body: np.ndarray) -> Plan:
-        """`Painter.plan` of aligned layouts, as numpy arrays."""
-        plan = self._plan(_part(self._params, "layout_generator"), head, body)
-        return Plan(*map(np.asarray, plan))
+    def plan(self, heads: np.ndarray, bodies: np.ndarray) -> Plan:
+        """`plan.make_plan` of aligned layouts `[b, H, W]`, as numpy arrays."""
+        nets = _part(self._params, "layout_generator")
+        plans = [self._plan(nets, *part) for part in self._batches(heads, bodies)]
+        return Plan(*_joined(plans, len(heads)))
 
     def paint(
         self,
-        head: np.ndarray,
-        body: np.ndarray,
+        heads: np.ndarray,
+        bodies: np.ndarray,
         plan: Plan,
         *,
-        seed: int,
-        samples: int,
-        solver: str,
-        num_steps: int | None,
-        keep: bool,
-        first: int = 0,
+        seeds: np.ndarray,
+        numbers: np.ndarray,
+        sampling: Sampling,
         in_window: bool | None = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Encodes both crops once, then fuses their latents and decodes, bucket by bucket.
+    ) -> Painted:
+        """Encodes both crops of each pair once, fuses their latents, decodes.
 
         Args:
-          head, body: uint8 `[256, 256, 3]`, aligned.
-          plan: of this pair.
-          seed: 0 to 2**32 - 1.
-          samples: how many.
-          solver, num_steps, keep: as in `Painter.sample`.
-          first: the number of the first sample; samples have their own keys by number.
+          heads, bodies: uint8 `[b, H, W, 3]`, aligned.
+          plan: of these pairs, `[b, H, W]`.
+          seeds: uint32 `[b]`.
+          numbers: uint32 `[b, k]`, the samples of each seed that are wanted.
+          sampling: of the latents.
           in_window: whether all but the window around what is generated is left unpainted, as in
-            the photos; None for what is faster with these nets on this device.
-
-        Returns:
-          uint8 `[samples, 256, 256, 3]` and, with `keep`, what each step predicts,
-          `[steps, samples, 256, 256, 3]`.
+            the photos; None for what is faster with these networks on this device.
         """
-        window = Window(0, 0, *head.shape[:2])
         if self.in_window if in_window is None else in_window:
-            window = window_around(~(plan.head | plan.body), self._painter.factor)
-        parts = window.cut(head), window.cut(body), Plan(*map(window.cut, plan))
-        numbers, options = range(first, first + samples), (solver, num_steps, keep)
-        painted, history = self._paint(*parts, seed, numbers, options)
-        photos = np.where(plan.head[..., None], head, body)
-        whole = window.put(painted, photos)
-        return whole, None if history is None else window.put(history, photos)
+            return self._in_windows(heads, bodies, plan, seeds, numbers, sampling)
+        arrays = (heads, bodies, *plan, seeds, numbers)
+        parts = [self._painted(*part, sampling=sampling) for part in self._batches(*arrays)]
+        images = np.concatenate([part.images for part in parts])[: len(heads)]
+        if not sampling.keep:
+            return Painted(images, None)
+        history = np.concatenate([part.history for part in parts if part.history is not None], 1)
+        return Painted(images, history[:, : len(heads)])
 
-    def _paint(
+    def _in_windows(
         self,
-        head: np.ndarray,
-        body: np.ndarray,
+        heads: np.ndarray,
+        bodies: np.ndarray,
         plan: Plan,
-        seed: int,
-        numbers: range,
-        options: tuple[str, int | None, bool],
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """`paint` of a window, for the samples of these numbers."""
-        size, samples = _bucket(len(numbers)), len(numbers)
-        program = self._sample(size, *options)
+        seeds: np.ndarray,
+        numbers: np.ndarray,
+        sampling: Sampling,
+    ) -> Painted:
+        """`paint`, pair by pair: each has a window of its own."""
+        images, histories = [], []
+        for i, (head, body) in enumerate(zip(heads, bodies, strict=True)):
+            one = Plan(*(x[i] for x in plan))
+            window = window_around(~(one.head | one.body), self.spec.factor)
+            cut = [window.cut(x)[None] for x in (head, body, *one)]
+            painted = self._painted(*cut, seeds[i : i + 1], numbers[i : i + 1], sampling=sampling)
+            photos = np.where(one.head[..., None], head, body)
+            images.append(window.put(painted.images, photos))
+            if painted.history is not None:
+                histories.append(window.put(painted.history, photos))
+        history = np.concatenate(histories, 1) if histories else None
+        return Painted(np.concatenate(images), history)
+
+    def _painted(self, heads: Any, bodies: Any, *rest: Any, sampling: Sampling) -> Painted:
+        """One batch of crops or windows; samples bucket by bucket."""
+        *plan, seeds, numbers = rest
+        size, samples = _bucket(numbers.shape[1]), numbers.shape[1]
         nets = _part(self._params, "unet", "condition")
-        z = self._encode(self._params["autoencoder"], np.stack([head, body]))
-        pictures, histories = [], []
-        for start in numbers[::size]:
-            z0, history = program(nets, z, plan, np.uint32(seed), np.uint32(start))
-            pictures.append(self._pictures(z0))
+        z_head, z_body = self._encode(_part(self._params, "autoencoder"), heads, bodies)
+        images, histories = [], []
+        for start in range(0, samples, size):
+            some = _filled(numbers[:, start : start + size], size)
+            z0, history = self._sample(sampling)(
+                nets, z_head, z_body, Plan(*plan), seeds, some
+            )
+            images.append(self._decoded(z0))
             if history is not None:
-                histories.append(np.stack([self._pictures(x0) for x0 in history]))
-        painted = np.concatenate(pictures)[:samples]
-        return painted, np.concatenate(histories, 1)[:, :samples] if histories else None
+                histories.append(np.stack([self._decoded(x0) for x0 in history]))
+        kept = np.concatenate(histories, 2)[:, :, :samples] if histories else None
+        return Painted(np.concatenate(images, 1)[:, :samples], kept)
 
-    def _pictures(self, z: jax.Array) -> np.ndarray:
-        return np.asarray(self._decode(self._params["autoencoder"], z))
+    def _decoded(self, z: Any) -> np.ndarray:
+        """Latents `[b, k, h, w, c]` to uint8 images `[b, k, H, W, 3]`."""
+        b, k, *shape = z.shape
+        images = np.asarray(self._decode(_part(self._params, "autoencoder"), z.reshape(-1, *shape)))
+        return images.reshape(b, k, *images.shape[1:])
+
+    def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """Arrays `[n, ...]` in parts of the batch's size; the last is padded with copies."""
+        for start in range(0, len(arrays[0]), self.batch):
+            part = tuple(_filled(np.asarray(x)[start : start + self.batch], self.batch, 0)
+                         for x in arrays)  # fmt: skip
+            yield part if self._split is None else jax.device_put(part, self._split)
 
 
-def _align(head: jax.Array, body: jax.Array, labels: Any) -> tuple[jax.Array, jax.Array]:
-    """Neck alignment of the layouts: by how many columns, and the head's, moved."""
-    shift = turned_neck_shift(head, body, labels)
-    return shift, shift_columns(head, shift, labels.background)
+def _program(
+    name: str,
+    function: Callable[..., Any],
+    facts: Any,
+    large: bool = False,
+    many_calls: bool = False,
+) -> Program:
+    """Fast forms of convolutions earn their compilation back where a network is called often."""
+    here = None if large or many_calls else natively(function)
+    return Program(name, function, facts, here=here, large=large)
+
+
+def _encode_pairs(networks: SwapNetworks) -> Callable[..., Any]:
+    def encode_pairs(params: Any, heads: jax.Array, bodies: jax.Array) -> Any:
+        b = len(heads)
+        # Pair by pair, so that a batch that is split over devices stays where it is.
+        both = jnp.stack([heads, bodies], 1).reshape(2 * b, *heads.shape[1:])
+        z = networks.encode(params, both)
+        z = z.reshape(b, 2, *z.shape[1:])
+        return z[:, 0], z[:, 1]
+
+    return encode_pairs
+
+
+def _joined(parts: Sequence[Sequence[Any]], count: int) -> tuple[np.ndarray, ...]:
+    """Tuples of batches as one tuple, without the padding."""
+    return tuple(np.concatenate([np.asarray(x) for x in xs])[:count] for xs in zip(*parts, strict=True))
+
+
+def _filled(array: Any, size: int, axis: int = 1) -> Any:
+    """With copies of the last entry up to `size` along an axis."""
+    missing = size - array.shape[axis]
+    if not missing:
+        return array
+    return np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)], "edge")
 
 
 def _part(params: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -47,15 +47,15 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output} is a file: give a folder")
     from hsd_jax import weights
     from hsd_jax.parsing.photo_parser import PhotoParser
-    from hsd_jax.swapping.networks import PARTS, Painter
-    from hsd_jax.swapping.runner import BUCKETS, SwapPrograms
+    from hsd_jax.swapping.networks import SwapNetworks
+    from hsd_jax.swapping.runner import BUCKETS, Runner
+    from hsd_jax.swapping.spec import Sampling
 
-    folder = weights.find(args.weights)
-    parts = {name: weights.load_part(folder, name) for name in PARTS}
-    swap = SwapPrograms(Painter(parts), {name: part.params for name, part in parts.items()})
+    folder, sampling = weights.find(args.weights), Sampling(args.solver, args.steps)
+    runner = Runner(SwapNetworks.load(folder))
     programs = dict(_named(PhotoParser(weights.load_part(folder, "parser")).programs()))
     for size in BUCKETS:
-        programs |= dict(_named(swap.programs(size, args.solver, args.steps, False), size))
+        programs |= dict(_named(runner.programs(size, sampling), size))
     written = write(programs, args.output, args.platform or ["cpu"])
     if args.json:
         print(json.dumps({"output": str(args.output), "files": [str(path) for path in written]}))

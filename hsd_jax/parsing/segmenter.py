@@ -1,0 +1,110 @@
+"""The parser network on images of its own size: class probabilities of every pixel."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from hsd_jax.labels import LabelSet, get_label_set
+from hsd_jax.models import apply
+from hsd_jax.models.forms import natively
+from hsd_jax.parsing.complexion import by_complexion
+from hsd_jax.parsing.guided_filter import guided_filter
+from hsd_jax.runtime.programs import Program
+from hsd_jax.weights import Loaded
+
+
+class Segmenter:
+    """A parser with the facts beside it.
+
+    Its json may hold, under `extra`: `labels`; `size`, the side of the crops that it was trained
+    for; `balance`, a factor a class (see `training.tools.balance`); `complexion`, the trust in what
+    the face's colour tells about skin (see `parsing.complexion`; none without it).
+    """
+
+    def __init__(self, weights: Loaded):
+        """ValueError where the weights do not tell their labels or size."""
+        if missing := [name for name in ("labels", "size") if name not in weights.extra]:
+            raise ValueError(f"parser.json does not tell {missing[0]}: add it to its `extra`")
+        self.labels: LabelSet = get_label_set(weights.extra["labels"])
+        self.size = int(weights.extra["size"])
+        self._complexion = float(weights.extra.get("complexion", 0.0))
+        module, params = weights.module, weights.params
+        factors = weights.extra.get("balance", [1.0] * self.labels.num_classes)
+        balance = np.array(factors, np.float32)[None, None, None]
+
+        def mirrored_mean(params: Any, images: jax.Array) -> jax.Array:
+            x = images.astype(jnp.float32) / 127.5 - 1
+            logits = apply(module, params, jnp.concatenate([x, x[:, :, ::-1]]))
+            straight, mirrored = jnp.split(jax.nn.softmax(logits), 2)
+            return (straight + mirrored[:, :, ::-1]) / 2
+
+        def refined(images: jax.Array, mean: jax.Array) -> jax.Array:
+            """Edges, which the network gives a quarter as fine, brought to the image's own."""
+            return guided_filter(images / 255, mean, radius=2, eps=1e-3, reduce=4)
+
+        def enlarged_mean(params: Any, images: jax.Array) -> jax.Array:
+            """Of an image three eighths larger: hair, necks and hats gain, nothing loses."""
+            b, h, w, _ = images.shape
+            size = (b, h * 11 // 8, w * 11 // 8, 3)
+            second = mirrored_mean(params, jax.image.resize(images / 255, size, "bilinear") * 255)
+            return jax.image.resize(second, (b, h, w, second.shape[-1]), "bilinear")
+
+        def balanced(images: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+            found = refined(images, (first + second) / 2) * balance
+            return found / jnp.sum(found, -1, keepdims=True)
+
+        # Four programs, so that the network is in as few of them as it has sizes: they load faster.
+        facts, self._params = (module, weights.extra), params
+        self._near = _program("parser", mirrored_mean, facts)
+        self._far = _program("parser-enlarged", enlarged_mean, facts)
+        self._refined = _program("refined", refined)
+        self._balanced = _program("balanced", balanced, facts)
+        self._last: tuple[np.ndarray, Any] | None = None
+
+    def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
+        """Each program with the shapes of its usual arguments, in the order of use."""
+        images = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.uint8)
+        shape = (1, self.size, self.size, self.labels.num_classes)
+        mean = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return [
+            (self._near, (self._params, images)),
+            (self._refined, (images, mean)),
+            (self._far, (self._params, images)),
+            (self._balanced, (images, mean, mean)),
+        ]
+
+    def prepare(self) -> None:
+        """Reads back what earlier processes compiled, in the background."""
+        for program, arguments in self.programs():
+            program.prepare(*arguments)
+
+    def glance(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
+        """Class probabilities of one look; h and w are multiples of 64."""
+        images = image[None]
+        return np.asarray(self._refined(images, self._mean(images)))[0]
+
+    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
+        """Class probabilities of a `glance` and a second look, enlarged.
+
+        With the classes' balance, and what colour tells about skin.
+        """
+        images = image[None]
+        second = self._far(self._params, images)
+        found = np.asarray(self._balanced(images, self._mean(images), second))[0]
+        if not self._complexion:
+            return found
+        return by_complexion(image, found, self.labels, self._complexion)
+
+    def _mean(self, images: np.ndarray) -> Any:
+        """The network's means; a look mostly follows a glance at the same image."""
+        last = self._last
+        if last is None or not np.array_equal(last[0], images):
+            self._last = last = images, self._near(self._params, images)
+        return last[1]
+
+
+def _program(name: str, function: Any, facts: Any = ()) -> Program:
+    return Program(name, function, facts, here=natively(function))

@@ -1,0 +1,146 @@
+"""What is kept of two aligned photos, and what is painted: from their layouts, before any pixel.
+
+Algorithm 1, line 1 (HS-Diffusion, arXiv 2212.06458): mix the layouts, inpaint the mixed one. Then
+the two masks of the fusion, with margins for what parsers get wrong.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
+
+from hsd_jax.labels import LabelSet, one_hot
+from hsd_jax.models import apply
+from hsd_jax.swapping.mixing import Regions, dilate, erode, group_mask, mix_layouts
+from hsd_jax.swapping.spec import SwapSpec
+
+# Pixels of a crop of 256: how far stray hair reaches around an old head, how far the edges of
+# masks may be wrong. docs/finish.md has figures for them on validation images.
+_OLD_HEAD_MARGIN = 7
+_NECK_MARGIN = 3
+_EDGE_OUTSIDE = 4
+_EDGE_INSIDE = 2
+
+
+class Plan(NamedTuple):
+    """What is kept and what is painted, `[..., H, W]` each."""
+
+    blended: Any
+    """int32 layout with holes: Algorithm 1, line 1."""
+    layout: Any
+    """int32 layout after the layout generator."""
+    head: Any
+    """bool: kept from the head's photo."""
+    body: Any
+    """bool: kept from the body's photo, its body and its surroundings; disjoint from `head`."""
+
+
+def make_plan(
+    generator: Any,
+    params: Any,
+    layout_head: Integer[Array, "b h w"],
+    layout_body: Integer[Array, "b h w"],
+    spec: SwapSpec,
+) -> Plan:
+    """Mixes the layouts, inpaints the mixed ones, decides what is kept.
+
+    Args:
+      generator, params: the layout generator.
+      layout_head, layout_body: aligned, at the spec's size and in its labels.
+      spec: of the weights.
+    """
+    labels, margin = spec.labels, spec.pixels
+    blended, regions = mix_layouts(layout_head, layout_body, labels)
+    layout = _inpaint(generator, params, blended, regions, spec)
+    own_neck = group_mask(layout_body, labels.neck)
+    if spec.finish.own_neck:
+        fits = own_neck & ~_beside_head(layout_head, labels)
+        layout = jnp.where(fits & (regions.rest > 0), layout_body, layout)
+    old_head = group_mask(layout_body, labels.head)
+    necks = own_neck | group_mask(layout, labels.neck)
+    painted = (
+        (dilate(old_head, margin(_OLD_HEAD_MARGIN)) > 0)
+        | (dilate(necks, margin(_NECK_MARGIN)) > 0)
+        | (dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0)
+    )
+    head = erode(regions.head, margin(_EDGE_INSIDE)) > 0
+    return Plan(blended, layout, head, ~painted & ~head)
+
+
+def latent_regions(plan: Plan, factor: int) -> Regions:
+    """The fusion's masks, float32 `[b, h, w, 1]`: a latent is known only where its whole cell is.
+
+    Args:
+      plan: `[b, H, W]`.
+      factor: pixels of a latent along each axis.
+    """
+
+    def cells(mask: Bool[Array, "b H W"]) -> Float[Array, "b h w 1"]:
+        b, h, w = mask.shape
+        whole = mask.reshape(b, h // factor, factor, w // factor, factor).all((2, 4))
+        return whole.astype(jnp.float32)[..., None]
+
+    head, body = cells(plan.head), cells(plan.body)
+    return Regions(head, body, 1 - head - body)
+
+
+def _inpaint(
+    generator: Any, params: Any, blended: Array, regions: Regions, spec: SwapSpec
+) -> Integer[Array, "b h w"]:
+    """The generator's layouts where the blended ones have holes, themselves elsewhere."""
+    factor = spec.size // spec.layout_size
+    small = blended[:, factor // 2 :: factor, factor // 2 :: factor]
+    view = mirrored_mean if spec.finish.mirror_layout else _probs
+    probs = view(generator, params, small, spec.labels)
+    smooth = spec.pixels(spec.finish.smooth_layout) if spec.finish.smooth_layout else 1
+    filled = classes_without_head(probs, spec.size, spec.labels, smooth)
+    return jnp.where(regions.rest > 0, filled, blended).astype(jnp.int32)
+
+
+def _probs(module: Any, params: Any, layouts: Array, labels: LabelSet) -> Float[Array, "b h w k"]:
+    return apply(module, params, one_hot(layouts, labels)).probs
+
+
+def mirrored_mean(
+    module: Any, params: Any, layouts: Integer[Array, "b h w"], labels: LabelSet
+) -> Float[Array, "b h w k"]:
+    """The layout generator's probabilities, mean of a layout's and its mirror's.
+
+    Args:
+      module, params: of the generator.
+      layouts: with holes.
+      labels: of the layouts.
+    """
+    x, swapped = one_hot(layouts, labels), jnp.array(labels.mirrored)
+    both = jnp.concatenate([x, x[:, :, ::-1][..., swapped]])
+    straight, mirrored = jnp.split(apply(module, params, both).probs, 2)
+    return (straight + mirrored[:, :, ::-1][..., swapped]) / 2
+
+
+def classes_without_head(
+    probs: Float[Array, "b h w k"], size: int, labels: LabelSet, smooth: int
+) -> Integer[Array, "b size size"]:
+    """What the layout generator fills holes with.
+
+    Heads are the photo's alone: hair that the generator adds would be the old person's.
+
+    Args:
+      probs: of the generator.
+      size: of the layouts' side.
+      labels: of the classes.
+      smooth: pixels over which edges are smoothed: generators on tiles leave steps in them.
+    """
+    b, *_, k = probs.shape
+    coarse = jax.image.resize(probs, (b, size // smooth, size // smooth, k), "bilinear")
+    fine = jax.image.resize(coarse, (b, size, size, k), "bilinear")
+    head = jnp.isin(jnp.arange(k), jnp.array(labels.head))
+    return jnp.argmax(jnp.where(head[None, None, None], -1.0, fine), -1)
+
+
+def _beside_head(layout: Integer[Array, "b h w"], labels: LabelSet) -> Bool[Array, "b h w"]:
+    """Right and left of a head, above its chin: where no neck shows."""
+    face, head = group_mask(layout, labels.face), group_mask(layout, labels.head)
+    rows = jnp.arange(layout.shape[-2])
+    chin = jnp.max(jnp.where(face.any(-1), rows[None], -1), -1)
+    return (rows[None] <= chin[:, None])[:, :, None] & ~head.any(-2)[:, None]
