@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from hsd_jax import weights
@@ -21,8 +20,8 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair, aligned, frame_pair
 from hsd_jax.swapping.paste import Preserve, paste_back
 from hsd_jax.swapping.plan import Plan
-from hsd_jax.swapping.runner import Runner
-from hsd_jax.swapping.spec import Sampling, SwapSpec
+from hsd_jax.swapping.runner import Device, Runner
+from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class HeadSwapper:
     """Swaps heads with one set of weights; compiled once, for photos of any size."""
 
     def __init__(
-        self, folder: Path, batch: int = 1, devices: Sequence[jax.Device] | None = None
+        self, folder: Path, batch: int = 1, devices: Sequence[Device] | None = None
     ):
         """Reads the five networks of a folder of weights (see `hsd_jax.weights`).
 
@@ -137,7 +136,7 @@ class HeadSwapper:
         pairs: Sequence[Pair],
         seeds: Sequence[int],
         samples: int = 1,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = DEFAULT_SAMPLING,
         preserve: Preserve = "photo",
     ) -> list[list[SwapResult]]:
         """The swaps of a batch of pairs, `samples` of each."""

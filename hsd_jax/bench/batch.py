@@ -6,15 +6,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hsd_jax import weights
 from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.timing import interleaved, medians
-from hsd_jax.parsing.photo_parser import SIZE
-from hsd_jax.swapping.networks import PARTS, Painter, Plan
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.runner import Runner
+from hsd_jax.swapping.spec import Sampling
 from hsd_jax.training.plan import count_collectives
 
 _DEVICES = 8
@@ -29,22 +29,16 @@ def prepare() -> None:
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     """One pair a device: both crops encoded, fused, decoded, with the embedded weights."""
     del vs_torch
-    parts = {name: weights.load_part(weights.find(), name) for name in PARTS}
-    painter = Painter(parts)
-    devices = jax.devices()
-    mesh = Mesh(np.array(devices), ("data",))
-    params = {name: part.params for name, part in parts.items()}
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    arguments = jax.device_put(_pairs(len(devices)), split)
+    networks, devices = SwapNetworks.load(weights.find()), jax.devices()
+    runner = Runner(networks, len(devices), devices)
+    arguments = _pairs(len(devices), runner.spec.size)
     rows = []
     for steps in _STEPS:
         tell(f"{steps} steps: compiling")
-        paint = partial(painter.paint, solver="dpmpp", num_steps=steps, keep=False)
-        compiled = jax.jit(jax.vmap(paint, (None, 0, 0, 0, 0))).lower(params, *arguments).compile()
-        tell(f"{steps} steps")
-        run = partial(_wait, compiled, params, *arguments)
+        sampling = Sampling(num_steps=steps)
+        run = partial(runner.paint, **arguments, sampling=sampling)
         seconds = medians(interleaved({"hsd": run}, rounds=3, seconds=5))["hsd"]
+        compiled = runner.compiled(sampling)
         text = str(compiled.as_text())
         analysis: Any = compiled.memory_analysis()
         memory = analysis.temp_size_in_bytes / 2**20
@@ -53,21 +47,17 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     columns = (
         "steps", "devices", "pairs/s", "collectives", "in the scan", "temporary MiB a device",
     )  # fmt: skip
-    return Report("batch", [Table("Swaps of 256 x 256 crops, embedded weights", columns, rows)])
+    return Report("batch", [Table("Swaps of crops, embedded weights", columns, rows)])
 
 
-def _wait(compiled: Any, *args: Any) -> Any:
-    return jax.block_until_ready(compiled(*args))
-
-
-def _pairs(count: int) -> tuple[Any, ...]:
-    """Pictures of noise; the upper half is the head's, a band below it is painted."""
-    pictures = np.random.default_rng(0).integers(0, 256, (2, count, SIZE, SIZE, 3), np.uint8)
-    rows = np.broadcast_to(np.arange(SIZE)[None, :, None], (count, SIZE, SIZE))
-    layout = (rows >= SIZE // 2).astype(np.int32)
-    plan = Plan(layout, layout, rows < SIZE // 2 - 16, rows >= SIZE // 2 + 16)
-    keys = jax.vmap(jax.random.key)(jnp.arange(count, dtype=jnp.uint32))[:, None]
-    return *pictures, plan, keys
+def _pairs(count: int, size: int) -> dict[str, Any]:
+    """Images of noise; the upper half is the head's, a band below it is painted."""
+    heads, bodies = np.random.default_rng(0).integers(0, 256, (2, count, size, size, 3), np.uint8)
+    rows = np.broadcast_to(np.arange(size)[None, :, None], (count, size, size))
+    layout, band = (rows >= size // 2).astype(np.int32), size // 16
+    plan = Plan(layout, layout, rows < size // 2 - band, rows >= size // 2 + band)
+    seeds = np.arange(count, dtype=np.uint32)
+    return dict(heads=heads, bodies=bodies, plan=plan, seeds=seeds, numbers=0 * seeds[:, None])
 
 
 def _total(text: str) -> int:

@@ -18,25 +18,25 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.bench.timing import interleaved, medians, ratio
 from hsd_jax.bench.weights import normal, random_params
-from hsd_jax.diffusion.schedule import Schedule, to_x0_eps
+from hsd_jax.diffusion.schedule import to_x0_eps
 from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.labels import get_label_set
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.unet import UNet
-from hsd_jax.parsing.photo_parser import SIZE
-from hsd_jax.swapping.networks import PARTS, Painter, Plan
-from hsd_jax.swapping.runner import SwapPrograms
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan, latent_regions
+from hsd_jax.swapping.runner import Runner
+from hsd_jax.swapping.spec import PARTS, Sampling
 from hsd_jax.weights import Loaded
 
 COLUMNS = ("nets", "type", "batch", "sampler", "UNet calls", "s", "this / hsd")
 OURS, EAGER, COMPILED = "hsd", "PyTorch, eager, DDIM", "PyTorch, compiled, DPM-Solver++(2M)"
-_SOLVER = "dpmpp"
 DDIM_STEPS = 50
 _ROUNDS = 2  # a round of PyTorch's takes a minute on two cores
 
 Nets = dict[str, Loaded]
-"""The parts that a `Painter` takes."""
+"""The parts that `SwapNetworks` takes."""
 
 
 class Pair(NamedTuple):
@@ -55,13 +55,15 @@ def embedded_nets() -> Nets:
 
 def paper_nets(others: Nets) -> Nets:
     """UNet, autoencoder and condition of the paper's sizes, with random weights."""
-    small, channels = SIZE // 4, 3
+    facts = others["unet"].extra
+    size, labels = facts["size"], facts["labels"]
+    small, channels = size // 4, 3
     z = jax.ShapeDtypeStruct((1, small, small, channels), jnp.float32)
-    picture = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    labels = others["unet"].extra["labels"]
-    layout = jax.ShapeDtypeStruct((1, SIZE, SIZE, get_label_set(labels).num_classes), jnp.float32)
+    picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    layout = jax.ShapeDtypeStruct((1, size, size, get_label_set(labels).num_classes), jnp.float32)
     facts = dict(
-        labels=labels, latent_mean=[0.0] * channels, latent_std=[1.0] * channels, known=False,
+        size=size, labels=labels, latent_mean=[0.0] * channels, latent_std=[1.0] * channels,
+        known=False,
         schedule=dict(kind="linear", start=0.0015, end=0.0205), prediction="eps", steps=None,
     )  # fmt: skip
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -85,9 +87,10 @@ def rows(pair: Pair, embedded: Nets, tell: Callable[[str], None]) -> list[list[A
 
 def _rows(name: str, nets: Nets, dtype: str, batch: int, pair: Pair) -> list[list[Any]]:
     calls = ours(nets, pair, dtype, batch)
-    our_calls = Painter(nets).calls(_SOLVER, None)
+    spec = SwapNetworks(nets).spec
+    our_calls = len(spec.times(Sampling()))
     counts = dict.fromkeys((*calls, COMPILED), our_calls) | {EAGER: DDIM_STEPS}
-    for peer, solver in {EAGER: "ddim", COMPILED: _SOLVER}.items():
+    for peer, solver in {EAGER: "ddim", COMPILED: "dpmpp"}.items():
         compiled = peer == COMPILED
         run = theirs(nets, pair, dtype, batch, solver, counts[peer], compiled=compiled)
         if run is not None:
@@ -108,18 +111,15 @@ def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> dict[str, Callable[[
         name: replace(nets[name], module=nets[name].module.clone(dtype=kind))
         for name in ("unet", "autoencoder")
     }
-    painter, params = Painter(nets), {name: part.params for name, part in nets.items()}
-    options: Any = dict(solver=_SOLVER, num_steps=None, keep=False)
-    if batch == 1:
-        programs = SwapPrograms(painter, params)
-        paint = partial(programs.paint, *pair, seed=0, samples=1, **options)
-        other = f"{OURS}, {'whole crop' if programs.in_window else 'window'}"
-        return {OURS: paint, other: partial(paint, in_window=not programs.in_window)}
-    run = jax.jit(jax.vmap(partial(painter.paint, **options), (None, 0, 0, 0, 0)))
-    pairs = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair)
-    keys = jax.random.split(jax.random.key(0), batch)[:, None]
-    arguments = jax.device_put((params, *pairs, keys))
-    return {OURS: lambda: jax.block_until_ready(run(*arguments))}
+    runner = Runner(SwapNetworks(nets), batch)
+    heads, bodies, plan = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair)
+    seeds = np.arange(batch, dtype=np.uint32)
+    options: Any = dict(seeds=seeds, numbers=0 * seeds[:, None], sampling=Sampling())
+    paint = partial(runner.paint, heads, bodies, plan, **options)
+    if batch > 1:
+        return {OURS: paint}
+    other = f"{OURS}, {'whole crop' if runner.in_window else 'window'}"
+    return {OURS: paint, other: partial(paint, in_window=not runner.in_window)}
 
 
 def theirs(
@@ -140,11 +140,12 @@ def theirs(
     modules = [module.eval().to(half) for module in modules]
     pictures = np.repeat(np.stack([pair.head, pair.body]), batch, 0)  # all heads first
     x = peer.tensor((pictures / 127.5 - 1).astype(np.float32), half)
-    regions = Painter(nets).latent_regions(pair.plan, batch)
+    spec = SwapNetworks(nets).spec
+    plan = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair.plan)
+    regions = latent_regions(plan, spec.factor)
     head, body, rest = (peer.tensor(np.asarray(mask)) for mask in regions)
     s = peer.tensor(normal(*rest.shape[2:], channels - net.out_channels)[None].repeat(batch, 0))
-    prediction = nets["unet"].extra["prediction"]
-    tables = SOLVERS[solver].tables(Schedule(**nets["unet"].extra["schedule"]), steps)
+    tables = SOLVERS[solver].tables(spec.schedule, steps)
     if compiled:
         modules = peer.compiled(modules)
 
@@ -161,7 +162,7 @@ def theirs(
             at = torch.full((len(z),), t, device=z.device, dtype=torch.int32)
             output = unet(torch.cat([z, s], 1).to(half), at).float()
             split: Any = to_x0_eps
-            x0, eps = split(prediction, output, z, alpha, sigma)
+            x0, eps = split(spec.prediction, output, z, alpha, sigma)
             parts = {"z": z, "x0": x0, "eps": eps, "x0_before": before}
             z = sum(float(weight[i]) * parts[name] for name, weight in tables.weights.items())
             before = x0

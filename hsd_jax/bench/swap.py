@@ -15,14 +15,15 @@ from hsd_jax.bench.timing import ROUNDS
 from hsd_jax.imaging.demo import find_photos
 from hsd_jax.runtime.programs import Program
 from hsd_jax.swap import HeadSwapper, SwapResult
-from hsd_jax.swapping.networks import Painter
-from hsd_jax.swapping.runner import SwapPrograms
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.runner import Runner
 
 # What `hsd_jax.swapping.runner` and `hsd_jax.parsing.photo_parser` call their programs.
 _STAGES = {
-    "parser": "parser", "parser-enlarged": "parser, enlarged", "settled": "edges of layouts",
+    "parser": "parser", "parser-enlarged": "parser, enlarged", "refined": "edges of layouts",
     "align": "neck alignment", "plan": "layout generator", "encode": "encoder", "sample": "UNet",
-    "decode": "decoder",
+    "decode": "decoder", "membrane": "colours along borders",
 }  # fmt: skip
 
 
@@ -66,9 +67,9 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
 
 def _pair(swapped: SwapResult, nets: sampler.Nets) -> sampler.Pair:
     seen = swapped.stages
-    programs = SwapPrograms(Painter(nets), {name: part.params for name, part in nets.items()})
-    plan = programs.plan(seen["head_layout"], seen["body_layout"])
-    return sampler.Pair(seen["head"], seen["body"], plan)
+    layouts = (seen[name][None] for name in ("head_layout", "body_layout"))
+    plan = Runner(SwapNetworks(nets)).plan(*layouts)
+    return sampler.Pair(seen["head"], seen["body"], Plan(*(x[0] for x in plan)))
 
 
 @contextmanager

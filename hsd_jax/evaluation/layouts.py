@@ -23,7 +23,8 @@ from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.evaluation.pairs import usable
 from hsd_jax.labels import LabelSet, get_label_set, remap
 from hsd_jax.swapping.mixing import group_mask, head_cover, remove_neck
-from hsd_jax.swapping.networks import classes_without_head, layout_probs
+from hsd_jax.swapping.plan import classes_without_head, layout_probs
+from hsd_jax.swapping.spec import Finish
 from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
 
@@ -79,6 +80,7 @@ class Filler:
         part = weights.load_part(folder, "layout_generator")
         self.labels = labels = get_label_set(part.extra["labels"])
         size = part.extra["size"]
+        finish = Finish.read(weights.read_extra(folder, "unet").get("finish", {}))
 
         def fill(params: Any, layouts: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
             holed = remove_neck(head_cover(layouts, others, labels), labels)
@@ -87,13 +89,13 @@ class Filler:
                 raise ValueError(f"layouts of {side} pixels: give a multiple of {size}")
             factor = side // size
             small = holed[:, factor // 2 :: factor, factor // 2 :: factor]
-            probs = layout_probs(part.module, params, small, labels)
+            probs = layout_probs(part.module, params, small, labels, finish)
             enlarged = jax.image.resize(probs, (*holed.shape, labels.num_classes), "bilinear")
             rest = ~group_mask(holed, (*labels.head, *labels.body))
             return {
                 "input": holed,
                 "generator": enlarged.argmax(-1),
-                "swap": jnp.where(rest, classes_without_head(probs, side, labels), holed),
+                "swap": jnp.where(rest, classes_without_head(probs, side, labels, finish), holed),
             }
 
         self._fill, self._params = jax.jit(fill), part.params

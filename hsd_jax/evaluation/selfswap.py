@@ -25,7 +25,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -41,10 +41,12 @@ from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
 from hsd_jax.imaging import composite, files
 from hsd_jax.imaging.colour import to_lab
-from hsd_jax.labels import LabelSet, get_label_set
-from hsd_jax.parsing.photo_parser import SIZE
-from hsd_jax.swapping.networks import PARTS, Painter, Plan
-from hsd_jax.swapping.runner import SwapPrograms
+from hsd_jax.labels import LabelSet
+from hsd_jax.swapping.finish import settle
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.runner import Runner
+from hsd_jax.swapping.spec import Sampling, SwapSpec
 
 if TYPE_CHECKING:  # they need the extras; the command says which when they are missing
     from hsd_jax.evaluation.holes import Case
@@ -64,90 +66,57 @@ def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([*arrays, *[arrays[-1]] * (BATCH - len(arrays))])
 
 
-class SelfSwapper:
-    """A swap's own code on cases, in batches of one size, compiled once."""
+def swapped(
+    runner: Runner, cases: Sequence["Case"], seed: int, sampling: Sampling, in_window: bool | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each case's result, uint8 `[S, S, 3]`, and its inpainted layout, int32 `[S, S]`.
 
-    def __init__(
-        self,
-        parts: dict[str, weights.Loaded],
-        solver: str = SOLVER,
-        steps: int | None = None,
-        in_window: bool = False,
-    ):
-        """What swaps.
+    The sample of a case depends on `seed` and its index alone.
 
-        Args:
-          parts: the four nets that `Painter` takes.
-          solver, steps: as in `Painter.paint`.
-          in_window: paint the window around each hole alone, one by one, as swaps with large nets.
-        """
-        painter = Painter(parts)
-        self.labels = painter.labels
-        self._params = {name: part.params for name, part in parts.items()}
-        self._plan = jax.jit(jax.vmap(painter.plan, in_axes=(None, 0, 0)))
-        options: Any = dict(solver=solver, num_steps=steps, keep=False)
-        paint = partial(painter.paint, **options)
-        self._paint = jax.jit(jax.vmap(paint, in_axes=(None, 0, 0, 0, 0)))
-        self._windows = None
-        if in_window:
-            programs = SwapPrograms(painter, self._params)
-            self._windows = partial(programs.paint, samples=1, in_window=True, **options)
+    Args:
+      runner: of `hsd swap`.
+      cases: whose holes are painted.
+      seed: of the samples.
+      sampling: of the latents.
+      in_window: see `Runner.paint`.
 
-    def __call__(self, cases: Sequence["Case"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """At most `BATCH` cases -> for each the result and the inpainted layout.
-
-        A result is uint8 `[256, 256, 3]`, a layout int32 `[256, 256]`. The sample of a case depends
-        on `seed` and its index alone.
-
-        Raises:
-          ValueError: a picture of another size, or a plan that keeps pixels of a hole.
-        """
-        for case in cases:
-            if case.truth.shape != (SIZE, SIZE, 3):
-                raise ValueError(
-                    f"picture {case.index} is {case.truth.shape}: build the data at {SIZE} x {SIZE}"
-                )
-        layouts = padded([case.layout for case in cases])
-        body_layouts = padded([case.body_layout for case in cases])
-        fields = [np.asarray(x) for x in self._plan(self._params, layouts, body_layouts)]
-        plans = [Plan(*(x[i] for x in fields)) for i in range(len(cases))]
-        paint = self._painted if self._windows is None else self._painted_in_windows
-        return [
-            (_blended(case, plan, picture, self.labels), plan.layout)
-            for case, plan, picture in zip(cases, plans, paint(cases, plans, seed), strict=True)
-        ]
-
-    def _painted(
-        self, cases: Sequence["Case"], plans: Sequence[Plan], seed: int
-    ) -> list[np.ndarray]:
-        indices = padded([np.asarray(case.index) for case in cases])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        pictures = padded([case.destroyed for case in cases])
-        plan = Plan(*map(padded, zip(*plans, strict=True)))
-        painted, _ = self._paint(self._params, pictures, pictures, plan, keys[:, None])
-        return list(np.asarray(painted)[: len(cases), 0])
-
-    def _painted_in_windows(
-        self, cases: Sequence["Case"], plans: Sequence[Plan], seed: int
-    ) -> list[np.ndarray]:
-        assert self._windows is not None
-        return [
-            self._windows(case.destroyed, case.destroyed, plan, seed=seed, first=case.index)[0][0]
-            for case, plan in zip(cases, plans, strict=True)
-        ]
+    Raises:
+      ValueError: an image of another size, or a plan that keeps pixels of a hole.
+    """
+    size = runner.spec.size
+    for case in cases:
+        if case.truth.shape != (size, size, 3):
+            raise ValueError(
+                f"image {case.index} is {case.truth.shape}: these weights need data that is built "
+                f"at {size} x {size}"
+            )
+    layouts = np.stack([case.layout for case in cases])
+    plan = runner.plan(layouts, np.stack([case.body_layout for case in cases]))
+    images = np.stack([case.destroyed for case in cases])
+    painted = runner.paint(
+        images, images, plan,
+        seeds=np.full(len(cases), seed, np.uint32),
+        numbers=np.array([[case.index] for case in cases], np.uint32),
+        sampling=sampling,
+        in_window=in_window,
+    ).images[:, 0]  # fmt: skip
+    plans = [Plan(*(x[i] for x in plan)) for i in range(len(cases))]
+    return [
+        (_blended(case, one, image, runner.spec), one.layout)
+        for case, one, image in zip(cases, plans, painted, strict=True)
+    ]
 
 
-def _blended(
-    case: "Case", plan: Plan, painted: np.ndarray, labels: LabelSet
-) -> np.ndarray:
-    """The painted picture under the kept pixels, as a swap does it at the size of the crop."""
+def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> np.ndarray:
+    """The painted image under the kept pixels, as a swap does it at the size of the crop."""
     if (case.hole & (plan.head | plan.body)).any():
         raise ValueError(
-            "the swap keeps pixels that are destroyed here: its margins in painting.py are "
+            "the swap keeps pixels that are destroyed here: its margins in swapping/plan.py are "
             "narrower than those of evaluation/holes.py; make these no wider"
         )
     layers = composite.Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
-    return composite.blend(composite.settle(painted, layers, plan.layout, labels), layers)
+    settled = settle(painted, layers, plan.layout, spec, np.ones(plan.head.shape, bool))
+    return composite.blend(settled, layers)
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:
@@ -224,29 +193,29 @@ class Figures:
 
 def evaluate(
     cases: Iterable["Case"],
-    swapper: SelfSwapper,
+    swap: Callable[[Sequence["Case"]], list[tuple[np.ndarray, np.ndarray]]],
+    labels: LabelSet,
     distance: metrics.PerceptualDistance,
-    seed: int,
 ) -> Figures:
-    """Every method on every case."""
+    """Every method on every case; ours is `swap`, see `swapped`."""
     figures = Figures()
     for batch in _batches(cases):
         results = []
-        for case, (picture, layout) in zip(batch, swapper(batch, seed), strict=True):
+        for case, (picture, layout) in zip(batch, swap(batch), strict=True):
             row = (
                 picture,
                 inpainted(case, navier_stokes=False),
                 inpainted(case, navier_stokes=True),
                 cut_and_paste(case),
-                class_colour(case, layout, swapper.labels),
+                class_colour(case, layout, labels),
             )
             results.append(dict(zip(METHODS, row, strict=True)))
             figures.indices.append(case.index)
             figures.shares.append(float(case.hole.mean()))
-            figures.groups.append(tuple(groups_of(case.truth, case.layout, swapper.labels)))
-            neck = np.isin(case.layout, swapper.labels.neck) & case.hole
+            figures.groups.append(tuple(groups_of(case.truth, case.layout, labels)))
+            neck = np.isin(case.layout, labels.neck) & case.hole
             if neck.sum() >= _MIN_NECK:
-                face = case.layout == swapper.labels.face
+                face = case.layout == labels.face
                 painted, true = (hue_between(x, neck, face) for x in (picture, case.truth))
                 figures.hues.append((painted, true))
             if len(figures.sheet) < _SHEET_ROWS:
@@ -349,15 +318,17 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.json}: give a file in a folder that exists")
     source = load_source(options.data, "test")
     folder = weights.find(options.weights)
-    parts = {name: weights.load_part(folder, name) for name in PARTS}
-    parser = weights.load_part(folder, "parser")
-    labels = get_label_set(parts["unet"].extra["labels"])
+    networks = SwapNetworks.load(folder)
+    runner = Runner(networks, 1 if options.window else BATCH)
+    labels, sampling = networks.spec.labels, Sampling(options.solver, options.steps)
     cases = holes.cases(
         source, labels, seed=options.seed, sources=options.sources, count=options.count
     )
-    swapper = SelfSwapper(parts, options.solver, options.steps, options.window)
-    distance = metrics.PerceptualDistance(parser)
-    figures = evaluate(cases, swapper, distance, options.seed)
+    swap = partial(
+        swapped, runner, seed=options.seed, sampling=sampling, in_window=options.window
+    )
+    distance = metrics.PerceptualDistance(weights.load_part(folder, "parser"))
+    figures = evaluate(cases, swap, labels, distance)
     if not figures.indices:
         raise ValueError("no picture has a hole worth painting: use other --sources or --seed")
     report = _report(options, folder, figures)

@@ -23,12 +23,12 @@ def soft_mask(mask: np.ndarray, fade: float | None = None) -> np.ndarray:
 
     `mask` is bool `[H, W]`; the image's frame is no edge. `fade` None is 3 pixels of a crop of 256.
     """
-    fade = _FADE * mask.shape[0] if fade is None else fade
+    width = _FADE * mask.shape[0] if fade is None else fade
     padded = np.pad(mask, 1, mode="edge")
     if padded.all():
         return np.ones(mask.shape, np.float32)
     distance = np.asarray(ndimage.distance_transform_edt(padded))[1:-1, 1:-1]
-    x = np.clip((distance - 0.5) / fade, 0, 1)
+    x = np.clip((distance - 0.5) / width, 0, 1)
     return (x * x * (3 - 2 * x)).astype(np.float32)
 
 

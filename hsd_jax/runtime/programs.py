@@ -78,6 +78,10 @@ class Program:
         if path is not None and path.is_file() and _shapes(args) not in self._ready:
             self._ready[_shapes(args)] = _workers().submit(self._load, args)
 
+    def jitted(self) -> Any:
+        """As JAX's own jitted function, to lower and to look into."""
+        return jax.jit(self._function)
+
     def exported(self, *args: Any, platforms: tuple[str, ...] | None = None) -> export.Exported:
         """As a build product, for many calls with arguments like these.
 
@@ -88,14 +92,14 @@ class Program:
     def _load(self, args: Any) -> Callable[..., Any]:
         path = self._path(args)
         if path is None:
-            return jax.jit(self._function)
+            return self.jitted()
         exported = _read(path)
         if exported is None:
             try:
                 exported = _exported(self._function, args)
             except (ValueError, NotImplementedError):
                 # It calls what a platform's vendor keeps to itself; or is wrong, as the call tells.
-                return jax.jit(self._function)
+                return self.jitted()
             _write(path, bytes(exported.serialize()))
         return self._compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
 

@@ -12,7 +12,7 @@ from hsd_jax.parsing.truncation import end_beyond_photo, touches
 
 _WIDER, _TRIES = 0.85, 3
 _ROOM = 0.01  # of the crop's side: less of a photo beyond the crop is none
-_CUT_OFF = 30 / 256**2  # share of the crop that shows a head beyond its photo, from which it is told
+_CUT_OFF = 30 / 256**2  # of the crop shows a head beyond its photo: from there on it is told
 _SOFT = 2.0  # times that a head is enlarged, from which it is told
 
 

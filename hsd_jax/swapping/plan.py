@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from hsd_jax.labels import LabelSet, one_hot
 from hsd_jax.models import apply
 from hsd_jax.swapping.mixing import Regions, dilate, erode, group_mask, mix_layouts
-from hsd_jax.swapping.spec import SwapSpec
+from hsd_jax.swapping.spec import UNIT, Finish, SwapSpec
 
 # Pixels of a crop of 256: how far stray hair reaches around an old head, how far the edges of
 # masks may be wrong. docs/finish.md has figures for them on validation images.
@@ -91,37 +91,39 @@ def _inpaint(
     """The generator's layouts where the blended ones have holes, themselves elsewhere."""
     factor = spec.size // spec.layout_size
     small = blended[:, factor // 2 :: factor, factor // 2 :: factor]
-    view = mirrored_mean if spec.finish.mirror_layout else _probs
-    probs = view(generator, params, small, spec.labels)
-    smooth = spec.pixels(spec.finish.smooth_layout) if spec.finish.smooth_layout else 1
-    filled = classes_without_head(probs, spec.size, spec.labels, smooth)
+    probs = layout_probs(generator, params, small, spec.labels, spec.finish)
+    filled = classes_without_head(probs, spec.size, spec.labels, spec.finish)
     return jnp.where(regions.rest > 0, filled, blended).astype(jnp.int32)
 
 
-def _probs(module: Any, params: Any, layouts: Array, labels: LabelSet) -> Float[Array, "b h w k"]:
-    return apply(module, params, one_hot(layouts, labels)).probs
-
-
-def mirrored_mean(
-    module: Any, params: Any, layouts: Integer[Array, "b h w"], labels: LabelSet
+def layout_probs(
+    module: Any,
+    params: Any,
+    layouts: Integer[Array, "b h w"],
+    labels: LabelSet,
+    finish: Finish,
 ) -> Float[Array, "b h w k"]:
-    """The layout generator's probabilities, mean of a layout's and its mirror's.
+    """The layout generator's probabilities; with `mirror_layout`, means of two views.
 
     Args:
       module, params: of the generator.
-      layouts: with holes.
+      layouts: with holes, at the generator's size.
       labels: of the layouts.
+      finish: of the weights.
     """
-    x, swapped = one_hot(layouts, labels), jnp.array(labels.mirrored)
+    x = one_hot(layouts, labels)
+    if not finish.mirror_layout:
+        return apply(module, params, x).probs
+    swapped = jnp.array(labels.mirrored)
     both = jnp.concatenate([x, x[:, :, ::-1][..., swapped]])
     straight, mirrored = jnp.split(apply(module, params, both).probs, 2)
     return (straight + mirrored[:, :, ::-1][..., swapped]) / 2
 
 
 def classes_without_head(
-    probs: Float[Array, "b h w k"], size: int, labels: LabelSet, smooth: int
+    probs: Float[Array, "b h w k"], size: int, labels: LabelSet, finish: Finish
 ) -> Integer[Array, "b size size"]:
-    """What the layout generator fills holes with.
+    """What the layout generator fills holes with, `smooth_layout` at its edges.
 
     Heads are the photo's alone: hair that the generator adds would be the old person's.
 
@@ -129,9 +131,10 @@ def classes_without_head(
       probs: of the generator.
       size: of the layouts' side.
       labels: of the classes.
-      smooth: pixels over which edges are smoothed: generators on tiles leave steps in them.
+      finish: of the weights.
     """
     b, *_, k = probs.shape
+    smooth = max(1, round(finish.smooth_layout * size / UNIT))
     coarse = jax.image.resize(probs, (b, size // smooth, size // smooth, k), "bilinear")
     fine = jax.image.resize(coarse, (b, size, size, k), "bilinear")
     head = jnp.isin(jnp.arange(k), jnp.array(labels.head))

@@ -29,6 +29,9 @@ from hsd_jax.swapping.window import window_around
 
 export.register_namedtuple_serialization(Plan, serialized_name="hsd_jax.swapping.Plan")
 
+Device = Any
+"""One of `jax.devices()`, whose class JAX does not publish."""
+
 BUCKETS = (1, 4)
 """Samples at once: four share the reading of the weights; the last of them may be thrown away."""
 
@@ -49,7 +52,7 @@ class Runner:
     """One set of networks, compiled for batches of a fixed number of pairs."""
 
     def __init__(
-        self, networks: SwapNetworks, batch: int = 1, devices: Sequence[jax.Device] | None = None
+        self, networks: SwapNetworks, batch: int = 1, devices: Sequence[Device] | None = None
     ):
         """Binds the networks to their parameters.
 
@@ -95,13 +98,14 @@ class Runner:
           samples: of a pair at once, one of `BUCKETS`.
           sampling: of the latents.
         """
-        b, square = self.batch, (self.batch, self.spec.size, self.spec.size)
-        layout, mask = _array(square, jnp.int32), _array(square, jnp.bool_)
-        crops, params = _array((*square, 3), jnp.uint8), jax.tree.map(_like, self._params)
-        z = _array((b, *self.spec.latent_shape), jnp.float32)
+        b, array = self.batch, partial(jax.ShapeDtypeStruct, sharding=self._split)
+        square = (b, self.spec.size, self.spec.size)
+        layout, mask = array(square, jnp.int32), array(square, jnp.bool_)
+        crops, params = array((*square, 3), jnp.uint8), jax.tree.map(self._like, self._params)
+        z = array((b, *self.spec.latent_shape), jnp.float32)
         plan = Plan(layout, layout, mask, mask)
-        keys = _array((b,), jnp.uint32), _array((b, samples), jnp.uint32)
-        latents = _array((b * samples, *self.spec.latent_shape), jnp.float32)
+        keys = array((b,), jnp.uint32), array((b, samples), jnp.uint32)
+        latents = array((b * samples, *self.spec.latent_shape), jnp.float32)
         nets = _part(params, "unet", "condition")
         return [
             (self._align, (layout, layout)),
@@ -110,6 +114,15 @@ class Runner:
             (self._sample(sampling), (nets, z, z, plan, *keys)),
             (self._decode, (_part(params, "autoencoder"), latents)),
         ]
+
+    def _like(self, x: jax.Array) -> jax.ShapeDtypeStruct:
+        sharding = None if self._split is None else x.sharding
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    def compiled(self, sampling: Sampling) -> Any:
+        """The compiled sampler of one sample a pair, to look into: its text, its memory."""
+        program, arguments = self.programs(1, sampling)[3]
+        return program.jitted().lower(*arguments).compile()
 
     def prepare(self, samples: int, sampling: Sampling) -> None:
         """Reads back what earlier processes compiled, in the background."""
@@ -120,7 +133,9 @@ class Runner:
 
     def align(self, heads: np.ndarray, bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Neck alignment of layouts `[b, H, W]`: by how many columns, and the heads' moved."""
-        return _joined([self._align(*part) for part in self._batches(heads, bodies)], len(heads))
+        parts = [self._align(*part) for part in self._batches(heads, bodies)]
+        shifts, moved = _joined(parts, len(heads))
+        return shifts, moved
 
     def plan(self, heads: np.ndarray, bodies: np.ndarray) -> Plan:
         """`plan.make_plan` of aligned layouts `[b, H, W]`, as numpy arrays."""
@@ -241,7 +256,8 @@ def _encode_pairs(networks: SwapNetworks) -> Callable[..., Any]:
 
 def _joined(parts: Sequence[Sequence[Any]], count: int) -> tuple[np.ndarray, ...]:
     """Tuples of batches as one tuple, without the padding."""
-    return tuple(np.concatenate([np.asarray(x) for x in xs])[:count] for xs in zip(*parts, strict=True))
+    arrays = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*parts, strict=True))
+    return tuple(array[:count] for array in arrays)
 
 
 def _filled(array: Any, size: int, axis: int = 1) -> Any:
@@ -258,11 +274,3 @@ def _part(params: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _bucket(samples: int) -> int:
     return next((size for size in BUCKETS if samples <= size), BUCKETS[-1])
-
-
-def _array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _like(x: Any) -> jax.ShapeDtypeStruct:
-    return _array(x.shape, x.dtype)

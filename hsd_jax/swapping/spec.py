@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from hsd_jax.diffusion.fusion import step_times
-from hsd_jax.diffusion.schedule import PREDICTIONS, Schedule
+from hsd_jax.diffusion.schedule import PREDICTIONS, Prediction, Schedule
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.weights import Loaded
 
 PARTS = ("autoencoder", "unet", "condition", "layout_generator")
 """The networks between two parsed photos and one."""
 
-_UNIT = 256  # lengths are told in pixels of a crop of this side
+UNIT = 256
+"""Lengths are told in pixels of a crop of this side."""
+
 _HALVINGS = 8  # latents along a side come in multiples of it, for UNets that halve them three times
 
 
@@ -69,7 +71,7 @@ class Finish:
                 kind = "true or false" if wants_bool else "a number"
                 raise ValueError(f"finish: {name} is {value!r}, it must be {kind}")
             is_share = not wants_bool and name not in ("hue_range", "smooth_layout")
-            if not wants_bool and not 0 <= value <= (1 if is_share else _UNIT):
+            if not wants_bool and not 0 <= value <= (1 if is_share else UNIT):
                 raise ValueError(f"finish: {name} is {value!r}, out of range")
         return cls(**values)
 
@@ -83,6 +85,9 @@ class Sampling:
     """Calls of the UNet; None for what suits the weights, or else the solver."""
     keep: bool = False
     """Also return what each step predicts."""
+
+
+DEFAULT_SAMPLING = Sampling()
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class SwapSpec:
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
     schedule: Schedule
-    prediction: str
+    prediction: Prediction
     known: bool
     steps: int | None
     layout_size: int
@@ -178,7 +183,7 @@ class SwapSpec:
     @property
     def scale(self) -> float:
         """The crop's side, in sides of 256."""
-        return self.size / _UNIT
+        return self.size / UNIT
 
     def pixels(self, length: float) -> int:
         """A length in pixels of a crop of 256, in those of this size's crops; at least 1."""

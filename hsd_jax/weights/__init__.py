@@ -129,6 +129,16 @@ def _shards(tensors: Mapping[str, Any], itemsize: int, limit: int) -> list[list[
     return shards
 
 
+def read_extra(folder: Path, name: str) -> dict[str, Any]:
+    """The facts that go with a network, without its parameters; {} where there is no such part."""
+    try:
+        return json.loads((folder / f"{name}.json").read_text())["extra"]
+    except FileNotFoundError:
+        return {}
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / name}.json is damaged: {error}") from error
+
+
 def load_part(folder: Path, name: str) -> Loaded:
     """Reads a net: float32 parameters, whatever the file's type.
 
