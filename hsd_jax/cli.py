@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             process.prepare()
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # for developers; ours are printed by the commands
-        args.run(args)
+        return args.run(args) or 0
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(name, "out of memory: ask for fewer --samples, or close other programs")
         what = f"{type(error).__name__}: {error}"
         return _fail(name, f"{what}: a bug, please report what HSD_DEBUG=1 adds to this line")
-    return 0
 
 
 def _fail(name: str, message: str) -> int:
@@ -73,7 +72,9 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"hsd {hsd_jax.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_swap(subparsers)
+    _add_batch(subparsers)
     _add_demo(subparsers)
+    _add_info(subparsers)
     _add_parse(subparsers)
     _add_convert(subparsers)
     add_eval(subparsers)
@@ -103,6 +104,37 @@ def _add_swap(subparsers: Any) -> None:
         "--head-person", type=_whole(1), default=1, metavar="N", help="the same, of HEAD"
     )
     swap.set_defaults(run=commands.swap)
+
+
+def _add_batch(subparsers: Any) -> None:
+    batch = subparsers.add_parser(
+        "batch",
+        parents=[_sampler()],
+        help="many swaps, from a list of pairs",
+        description="Swap all pairs of a CSV with the columns head and body (paths from its own "
+        "folder), and perhaps output, seed, person and head_person. Started again, it goes on: a "
+        "result of the same seed, weights and options is left as it is.",
+        epilog="Exit status: 0 all done; 1 some pairs failed, DIR/errors.csv says why; 2 not done.",
+        allow_abbrev=False,
+    )
+    batch.add_argument("pairs", type=Path, metavar="PAIRS.csv")
+    batch.add_argument("-o", "--output", type=Path, metavar="DIR", required=True)
+    batch.add_argument(
+        "--batch", type=_whole(1), default=8, metavar="N", help="pairs at once (default: 8)"
+    )
+    batch.set_defaults(run=commands.batch)
+
+
+def _add_info(subparsers: Any) -> None:
+    info = subparsers.add_parser(
+        "info",
+        help="what a set of weights is",
+        description="Print the description of weights: sizes, labels, schedule, finish.",
+        allow_abbrev=False,
+    )
+    info.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
+    info.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    info.set_defaults(run=commands.info)
 
 
 def _add_demo(subparsers: Any) -> None:
@@ -200,8 +232,8 @@ def _add_convert(subparsers: Any) -> None:
 _WEIGHTS_HELP = "shipped weights or a folder of them (default: %(default)s)"
 
 
-def _sampling() -> argparse.ArgumentParser:
-    """The options that `swap` and `demo` share."""
+def _sampler() -> argparse.ArgumentParser:
+    """The options that all swaps share."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
     shared.add_argument(
@@ -214,13 +246,6 @@ def _sampling() -> argparse.ArgumentParser:
         "--seed", type=_whole(0, 2**32 - 1), default=0, metavar="N", help="default: %(default)s"
     )
     shared.add_argument(
-        "--samples",
-        type=_whole(1),
-        default=1,
-        metavar="K",
-        help="how many; the others are named OUT-2, OUT-3, ...",
-    )
-    shared.add_argument(
         "--preserve",
         choices=("photo", "latents"),
         default="photo",
@@ -228,6 +253,19 @@ def _sampling() -> argparse.ArgumentParser:
         "paper (default: %(default)s)",
     )
     shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return shared
+
+
+def _sampling() -> argparse.ArgumentParser:
+    """The options that `swap` and `demo` share."""
+    shared = argparse.ArgumentParser(add_help=False, parents=[_sampler()])
+    shared.add_argument(
+        "--samples",
+        type=_whole(1),
+        default=1,
+        metavar="K",
+        help="how many; the others are named OUT-2, OUT-3, ...",
+    )
     shared.add_argument(
         "--save-steps",
         type=Path,

@@ -38,6 +38,71 @@ def demo(args: argparse.Namespace) -> None:
     _tell({**report, "strip": str(path)}, args.json)
 
 
+def batch(args: argparse.Namespace) -> int:
+    """`hsd batch`; exit status 1 where a pair failed."""
+    from hsd_jax import batch as batches
+    from hsd_jax import weights
+
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"{args.output} is a file: give a folder")
+    jobs = batches.read_jobs(args.pairs, args.seed)
+    folder = weights.find(args.weights)
+    mark = batches.weights_mark(folder)
+    settings = batches.Settings(mark, args.solver, args.steps, args.preserve)
+    run = batches.Batch(jobs, args.output, args.pairs.parent, settings)
+    with Progress(unit="pair") as progress:
+        if run.todo:
+            progress.stage("loading the weights ...")
+            import jax
+
+            from hsd_jax.swap import HeadSwapper
+            from hsd_jax.swapping.spec import Sampling
+
+            size = min(args.batch, len(run.todo))
+            swapper = HeadSwapper(folder, size, jax.devices())
+            run.run(swapper, Sampling(args.solver, args.steps), size, progress)
+        seconds = progress.seconds
+    failed = len(run.errors)
+    report = {
+        "output": str(args.output), "swapped": len(run.todo) - failed, "skipped": run.skipped,
+        "failed": failed, "seconds": seconds,
+    }  # fmt: skip
+    if args.json:
+        print(json.dumps(report))
+    else:
+        done = f"{report['swapped']} swapped, {run.skipped} there already"
+        print(f"{args.output}: {done}, {failed} failed, in {seconds:.1f} s")
+    if failed:
+        print(f"hsd batch: {args.output / batches.ERRORS} says why", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def info(args: argparse.Namespace) -> None:
+    """`hsd info`."""
+    from hsd_jax import weights
+    from hsd_jax.swapping.networks import SwapNetworks
+    from hsd_jax.swapping.spec import PARTS
+
+    folder = weights.find(args.weights)
+    spec = SwapNetworks.load(folder).spec.describe()
+    networks = {name: weights.read_record(folder, name) for name in (*PARTS, "parser")}
+    networks = {
+        name: {key: record[key] for key in ("module", "parameters", "extra")}
+        for name, record in networks.items()
+    }
+    if args.json:
+        print(json.dumps({"weights": str(folder), "spec": spec, "networks": networks}))
+        return
+    from hsd_jax.runtime.console import table
+
+    rows = [(name, row["module"], f"{row['parameters']:,}") for name, row in networks.items()]
+    print(table(("network", "module", "parameters"), rows), end="\n\n")
+    facts = {key: value for key, value in spec.items() if not isinstance(value, dict)}
+    for group in ("schedule", "finish"):
+        facts |= {f"{group}.{key}": value for key, value in spec[group].items()}
+    print(table(("a swap", ""), [(key, str(value)) for key, value in facts.items()]))
+
+
 def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict[str, Any]]:
     """The swap from files to files: the first sample's `SwapResult`, and what there is to say."""
     from hsd_jax.imaging import files

@@ -31,7 +31,7 @@ def test_bare_shoulders_are_skin_and_blue_ones_clothes(
     shoulder: tuple[int, int, int], found: str
 ):
     image, probabilities = scene(shoulder)
-    result = by_complexion(image, probabilities, HALFBODY9)
+    result = by_complexion(image, probabilities, HALFBODY9, 0.3)
     np.testing.assert_allclose(result.sum(-1), 1, atol=1e-5)
     best = result.argmax(-1)
     assert best[70, 45] == HALFBODY9.index(found)
@@ -43,16 +43,17 @@ def test_bare_shoulders_are_skin_and_blue_ones_clothes(
 def test_clothes_of_skin_colour_that_touch_no_skin_stay_clothes():
     image, probabilities = scene(FACE)
     image[48:56], probabilities[48:56] = 90, np.eye(9, dtype=np.float32)[0]
-    best = by_complexion(image, probabilities, HALFBODY9).argmax(-1)
+    best = by_complexion(image, probabilities, HALFBODY9, 0.3).argmax(-1)
     assert best[75, 45] == HALFBODY9.index("clothes")
 
 
 def test_without_a_face_or_a_skin_class_nothing_changes():
     image, probabilities = scene(FACE)
     probabilities[10:40, 30:60] = np.eye(9, dtype=np.float32)[0]
-    np.testing.assert_array_equal(by_complexion(image, probabilities, HALFBODY9), probabilities)
+    same = by_complexion(image, probabilities, HALFBODY9, 0.3)
+    np.testing.assert_array_equal(same, probabilities)
     twenty = np.full((96, 96, 20), 0.05, np.float32)
-    np.testing.assert_array_equal(by_complexion(image, twenty, CIHP20), twenty)
+    np.testing.assert_array_equal(by_complexion(image, twenty, CIHP20, 0.3), twenty)
 
 
 def test_skin_is_neck_and_limbs():

@@ -5,10 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hsd_jax import weights
 from hsd_jax.imaging import composite
 from hsd_jax.imaging.colour import to_lab
-from hsd_jax.imaging.composite import Layers, even_hue
+from hsd_jax.imaging.composite import Layers
 from hsd_jax.labels import HALFBODY9
+from hsd_jax.swapping.finish import even_hue, settle
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.spec import Finish
+
+EVERYWHERE = np.ones((64, 64), bool)
+
+
+@pytest.fixture(scope="module")
+def spec():
+    """Of the embedded weights, whose lengths are those of a crop of 256."""
+    return SwapNetworks.load(weights.find()).spec
 
 
 @pytest.fixture
@@ -17,7 +29,7 @@ def layers() -> Layers:
     body = np.full((64, 64, 3), 120, np.uint8)
     hole = np.zeros((64, 64), bool)
     hole[20:44, 20:44] = True
-    return Layers.at_crop(body, body, np.zeros_like(hole), ~hole)
+    return Layers(body, body, np.zeros(hole.shape, np.float32), composite.soft_mask(~hole, 3.0))
 
 
 def test_kept_pixels_are_untouched_and_the_hole_is_painted(layers: Layers):
@@ -46,20 +58,22 @@ def test_painted_colours_are_moved_to_the_border(layers: Layers):
     assert settled[31, 31, 0] - settled[25, 31, 0] == 20
 
 
-def test_hidden_background_continues_what_is_around(layers: Layers):
+def test_hidden_background_continues_what_is_around(layers: Layers, spec):
     painted = np.full((64, 64, 3), 10, np.uint8)
     layout = np.full((64, 64), HALFBODY9.background)
-    settled = composite.settle(painted, layers, layout, HALFBODY9)
+    settled = settle(painted, layers, layout, spec, EVERYWHERE)
     np.testing.assert_allclose(settled[20:44, 20:44], 120, atol=1)
 
 
-def test_hidden_clothes_take_tone_and_pattern_of_what_is_around(layers: Layers):
+def test_hidden_clothes_take_tone_and_pattern_of_what_is_around(layers: Layers, spec):
     stripes = np.where(np.arange(64)[:, None] // 4 % 2, 160, 80).astype(np.uint8)
     body = np.broadcast_to(stripes[..., None], (64, 64, 3)).copy()
     body[layers.body_alpha < 1] = 10
     striped = replace(layers, body=body)
     layout = np.full((64, 64), HALFBODY9.index("clothes"))
-    settled = composite.settle(np.full((64, 64, 3), 60, np.uint8), striped, layout, HALFBODY9)
+    settled = settle(
+        np.full((64, 64, 3), 60, np.uint8), striped, layout, spec, EVERYWHERE
+    )
     middle = settled[26:38, 30:34, 0].astype(int)
     assert 95 < middle.mean() < 145 and np.ptp(middle.mean(1)) > 40
 
@@ -72,14 +86,14 @@ def test_painted_skin_keeps_near_the_hue_of_the_face(layers: Layers):
     painted = np.broadcast_to(painted_colour.astype(np.float32), (64, 64, 3)).copy()
     skin = np.zeros((64, 64), bool)
     skin[30:60] = True
-    result = even_hue(painted, skin, head, face)
+    result = even_hue(painted, skin, head, face, 0.8, 4.0)
     own, before, after = (to_lab(x) for x in (face_colour, painted_colour, result[45, 32]))
     strayed = np.hypot(*(before - own)[1:])
     # Colours beyond sRGB are clipped, so not to the digit.
     np.testing.assert_allclose(np.hypot(*(after - own)[1:]), 4 + 0.2 * (strayed - 4), rtol=0.5)
     np.testing.assert_allclose(after[0], before[0], atol=0.5)
     np.testing.assert_array_equal(result[:25], painted[:25])
-    same = even_hue(head.astype(np.float32), skin, head, face)
+    same = even_hue(head.astype(np.float32), skin, head, face, 0.8, 4.0)
     np.testing.assert_allclose(same, head, atol=0.01)
 
 
@@ -91,3 +105,10 @@ def test_membrane_keeps_what_counts_and_stays_between_its_values():
     np.testing.assert_allclose(filled[weight == 1], values[weight == 1], atol=1e-6)
     known = values[weight == 1]
     assert filled.min() >= known.min() - 1e-5 and filled.max() <= known.max() + 1e-5
+
+
+def test_without_a_finish_what_is_painted_stays(layers: Layers, spec):
+    painted = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    layout = np.full((64, 64), HALFBODY9.index("clothes"))
+    plain = replace(spec, finish=Finish())
+    np.testing.assert_array_equal(settle(painted, layers, layout, plain, EVERYWHERE), painted)

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import write_weights
 
 from hsd_jax import weights
 from hsd_jax.runtime.programs import Program
-from hsd_jax.swapping.networks import Plan
-from hsd_jax.swapping.runner import BUCKETS, SwapPrograms, _bucket
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.runner import BUCKETS, Runner, _bucket
+from hsd_jax.swapping.spec import Sampling
 
 pytest.importorskip("flatbuffers")  # what jax.export keeps programs with
 
@@ -99,34 +102,34 @@ def test_sample_i_of_a_seed_has_one_key_in_every_bucket():
     assert [_bucket(n) for n in (1, 2, 4, 9)] == [BUCKETS[0], *[BUCKETS[-1]] * 3]
 
 
-def test_samples_come_in_buckets_and_in_order():
-    asked = []
+def test_samples_come_in_buckets_and_in_order(tmp_path):
+    runner, asked = Runner(SwapNetworks.load(write_weights(tmp_path, 64))), []
+    sampler = runner._sample
 
-    class Painted(SwapPrograms):
-        def __init__(self):
-            self._params = dict.fromkeys(("autoencoder", "unet", "condition"))
-            self._large = False
-            self._encode = lambda params, pictures: pictures[:, 0, 0, :1]
-            self._decode = lambda params, z: np.broadcast_to(
-                np.asarray(z).astype(np.uint8)[:, None, None], (len(z), 4, 4, 3)
-            )
+    def watched(sampling):
+        def program(params, z_head, z_body, plan, seeds, numbers):
+            asked.append(np.asarray(numbers).tolist())
+            return sampler(sampling)(params, z_head, z_body, plan, seeds, numbers)
 
-        def _sample(self, samples, *options):
-            def program(params, z, plan, seed, first):
-                asked.append((samples, int(first)))
-                z0 = np.arange(first, first + samples, dtype=np.float32)[:, None]
-                return z0, np.stack([z0, z0 + 100])
+        return program
 
-            return program
+    runner._sample = watched
+    crops = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    upper = np.broadcast_to(np.arange(64)[None, :, None] < 24, (1, 64, 64))
+    plan = Plan(upper * 1, upper * 1, upper, ~upper & False)
+    seeds = np.zeros(1, np.uint32)
 
-    picture = np.zeros((4, 4, 3), np.uint8)
-    plan = Plan(*[np.zeros((4, 4), bool)] * 4)
-    options = dict(seed=0, solver="dpmpp", num_steps=2, keep=True)
-    pictures, history = Painted().paint(picture, picture, plan, samples=6, **options)
-    assert asked == [(4, 0), (4, 4)]
-    np.testing.assert_array_equal(pictures[:, 0, 0, 0], np.arange(6))
-    np.testing.assert_array_equal(history[..., 3, 3, 2], [np.arange(6), np.arange(6) + 100])
+    def paint(numbers):
+        wanted, options = np.array([numbers], np.uint32), Sampling(num_steps=2, keep=True)
+        return runner.paint(crops, crops, plan, seeds=seeds, numbers=wanted, sampling=options)
+
+    six = paint(range(6))
+    assert asked == [[[0, 1, 2, 3]], [[4, 5, 5, 5]]]
+    assert six.images.shape == (1, 6, 64, 64, 3) and six.history.shape == (2, 1, 6, 64, 64, 3)
     asked.clear()
-    assert Painted().paint(picture, picture, plan, samples=1, **options)[0].shape == (1, 4, 4, 3)
-    Painted().paint(picture, picture, plan, samples=1, first=7, **options)
-    assert asked == [(1, 0), (1, 7)]
+    one, seventh = paint([0]), paint([7])
+    assert asked == [[[0]], [[7]]] and one.images.shape == (1, 1, 64, 64, 3)
+    difference = one.images[0, 0].astype(int) - six.images[0, 0]
+    assert np.abs(difference).max() <= 1  # rounding of another bucket
+    assert (seventh.images[0, 0] != one.images[0, 0]).any()
+    np.testing.assert_array_equal(one.history[-1], one.images)

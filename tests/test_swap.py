@@ -11,7 +11,8 @@ from hsd_jax.imaging import files, framing
 from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
-from hsd_jax.swap import rounded, widen
+from hsd_jax.parsing.truncation import end_beyond_photo
+from hsd_jax.swapping.pair import widen
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,9 @@ def head_layout(columns: slice, rows: slice) -> np.ndarray:
 
 def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
     layout = head_layout(slice(100, 160), slice(0, 90))
-    np.testing.assert_array_equal(rounded(edge_person(0, layout), HALFBODY9).layout, layout)
-    got = rounded(edge_person(40, layout), HALFBODY9).layout
+    whole = end_beyond_photo(edge_person(0, layout), HALFBODY9).layout
+    np.testing.assert_array_equal(whole, layout)
+    got = end_beyond_photo(edge_person(40, layout), HALFBODY9).layout
     np.testing.assert_array_equal(got[40:], layout[40:])
     heights = (got[:40] == HALFBODY9.index("hair")).sum(0)
     assert heights[128:132].min() >= 11 and heights[99] == heights[160] == 0
@@ -97,7 +99,7 @@ def test_strands_of_hair_cut_off_below_end_each_in_its_own_curve():
     layout = sum(head_layout(slice(left, left + 30), slice(0, 256)) for left in (80, 150))
     layout[240:, 110:150] = HALFBODY9.index("clothes")
     person = replace(edge_person(0, layout), crop=framing.Crop(72, 184, 256))  # 216 rows of photo
-    got = rounded(person, HALFBODY9).layout
+    got = end_beyond_photo(person, HALFBODY9).layout
     np.testing.assert_array_equal(got[:216], layout[:216])
     np.testing.assert_array_equal(got[:, 110:150], layout[:, 110:150])
     lengths = (got[216:] == HALFBODY9.index("hair")).sum(0)

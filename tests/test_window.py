@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from hsd_jax import weights
-from hsd_jax.swapping.networks import PARTS, Painter, Plan
-from hsd_jax.swapping.runner import SwapPrograms
+from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.runner import Runner
+from hsd_jax.swapping.spec import Sampling
 from hsd_jax.swapping.window import MARGIN, Window, window_around
 
 SIZE = 256
@@ -55,53 +57,52 @@ def test_parts_go_back_where_they_were_cut():
 
 
 @pytest.fixture(scope="module")
-def programs():
-    folder = weights.find()
-    parts = {name: weights.load_part(folder, name) for name in PARTS}
-    return SwapPrograms(Painter(parts), {name: part.params for name, part in parts.items()})
+def runner():
+    return Runner(SwapNetworks.load(weights.find()))
 
 
 def pair_with_hole(hole: np.ndarray) -> tuple[np.ndarray, np.ndarray, Plan]:
-    """Smooth pictures; above the hole's middle the head's, below the body's."""
+    """Smooth images, one pair; above the hole's middle the head's, below the body's."""
     at = np.linspace(0, 1, SIZE, dtype=np.float32)
     plane = np.stack(np.broadcast_arrays(at[:, None], at[None], 1 - at[:, None]), -1)
     head, body = (np.round(255 * x).astype(np.uint8) for x in (plane, plane[:, ::-1] ** 2))
     upper = np.arange(SIZE)[:, None] < 110
     layout = np.where(upper, 3, 5).astype(np.int32) * np.ones((1, SIZE), np.int32)
-    return head, body, Plan(layout, layout, upper & ~hole, ~upper & ~hole)
+    plan = Plan(layout, layout, upper & ~hole, ~upper & ~hole)
+    return head[None], body[None], Plan(*(x[None] for x in plan))
 
 
-OPTIONS = dict(seed=1, samples=1, solver="dpmpp", num_steps=None, keep=False)
+def painted(runner, head, body, plan, number: int = 0, in_window: bool | None = None):
+    numbers = np.array([[number]], np.uint32)
+    options = dict(seeds=np.ones(1, np.uint32), numbers=numbers, sampling=Sampling())
+    return runner.paint(head, body, plan, in_window=in_window, **options).images[0, 0]
 
 
-def test_a_window_changes_hardly_more_than_another_sample(programs):
+def test_a_window_changes_hardly_more_than_another_sample(runner):
     hole = band(80, 140, 90, 170)
     head, body, plan = pair_with_hole(hole)
-    (whole,), _ = programs.paint(head, body, plan, **OPTIONS)
-    (part,), _ = programs.paint(head, body, plan, in_window=True, **OPTIONS)
+    whole = painted(runner, head, body, plan)
+    part = painted(runner, head, body, plan, in_window=True)
     window = window_around(hole, 4)
     outside = window.put(np.zeros((192, 192, 3), bool), np.ones((SIZE, SIZE, 3), bool))
-    kept = np.where(plan.head[..., None], head, body)
+    kept = np.where(plan.head[0, ..., None], head[0], body[0])
     np.testing.assert_array_equal(part[outside], kept[outside])
-    others = [programs.paint(head, body, plan, first=n, **OPTIONS)[0][0] for n in (1, 2, 3)]
+    others = [painted(runner, head, body, plan, number) for number in (1, 2, 3)]
     by_noise = [np.abs(other[hole].astype(int) - whole[hole]).mean() for other in others]
     by_window = np.abs(part[hole].astype(int) - whole[hole]).mean()
     assert 0 < by_window < 1.5 * max(by_noise)  # its noise is another as well
 
 
-def test_a_window_of_the_whole_is_the_whole(programs):
-    head, body, plan = pair_with_hole(band(10, 250, 10, 250))
-    whole, part = (
-        programs.paint(head, body, plan, in_window=in_window, **OPTIONS)[0]
-        for in_window in (False, True)
-    )
+def test_a_window_of_the_whole_is_the_whole(runner):
+    pair = pair_with_hole(band(10, 250, 10, 250))
+    whole, part = (painted(runner, *pair, in_window=in_window) for in_window in (False, True))
     np.testing.assert_array_equal(whole, part)
 
 
-def test_only_large_nets_on_a_cpu_paint_windows(programs, monkeypatch):
-    assert jax.default_backend() == "cpu" and not programs.in_window
+def test_only_large_nets_on_a_cpu_paint_windows(runner, monkeypatch):
+    assert jax.default_backend() == "cpu" and not runner.in_window
     monkeypatch.setattr("hsd_jax.swapping.runner.LARGE", 10_000_000)
-    large = SwapPrograms(programs._painter, programs._params)
-    assert large.in_window
+    large = Runner(runner._networks)
+    assert large.in_window and not Runner(runner._networks, 2).in_window
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert not large.in_window

@@ -80,7 +80,8 @@ class Filler:
         part = weights.load_part(folder, "layout_generator")
         self.labels = labels = get_label_set(part.extra["labels"])
         size = part.extra["size"]
-        finish = Finish.read(weights.read_extra(folder, "unet").get("finish", {}))
+        unet = weights.read_record(folder, "unet")
+        finish = Finish.read(unet["extra"].get("finish", {}))
 
         def fill(params: Any, layouts: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
             holed = remove_neck(head_cover(layouts, others, labels), labels)

@@ -182,6 +182,12 @@ def _write(image: Image.Image, path: Path, format_: str, options: dict[str, Any]
         raise ValueError(f"{path} cannot be written: {error}") from error
 
 
+def check_ending(path: Path) -> None:
+    """ValueError for a name that says no format that is written."""
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"{path}: end the name in one of {', '.join(_FORMATS)}")
+
+
 def check_output(path: str | Path) -> None:
     """Before the work, what would spoil it after.
 
@@ -189,8 +195,7 @@ def check_output(path: str | Path) -> None:
       ValueError: an unknown ending, or no such folder.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"{path}: end the name in one of {', '.join(_FORMATS)}")
+    check_ending(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{path}: give a file in a folder that exists")
     if not os.access(path.parent, os.W_OK):

@@ -129,14 +129,23 @@ def _shards(tensors: Mapping[str, Any], itemsize: int, limit: int) -> list[list[
     return shards
 
 
-def read_extra(folder: Path, name: str) -> dict[str, Any]:
-    """The facts that go with a network, without its parameters; {} where there is no such part."""
+def read_record(folder: Path, name: str) -> dict[str, Any]:
+    """A network's json, without its parameters.
+
+    Raises:
+      ValueError: it is missing or damaged.
+    """
+    path = folder / f"{name}.json"
     try:
-        return json.loads((folder / f"{name}.json").read_text())["extra"]
+        record = json.loads(path.read_text())
+        missing = {"module", "fields", "extra", "parameters"} - set(record)
     except FileNotFoundError:
-        return {}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / name}.json is damaged: {error}") from error
+        raise ValueError(f"{folder} holds no {name}: {path} is missing") from None
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if missing:
+        raise ValueError(f"{path} is damaged: it has no {sorted(missing)[0]!r}")
+    return record
 
 
 def load_part(folder: Path, name: str) -> Loaded:
