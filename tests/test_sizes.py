@@ -58,12 +58,12 @@ def test_layouts_are_remapped_from_the_parser_to_the_other_networks(tmp_path):
     theirs = own.pair(*find_photos())
     for mine, other in ((pair.head, theirs.head), (pair.body, theirs.body)):
         np.testing.assert_array_equal(mine.layout, remap(other.layout, HALFBODY9, CIHP20))
-    assert np.isin(pair.head.layout, CIHP20.head).mean() > 0.1
+    assert np.isin(pair.head.layout, CIHP20.head).mean() > 0.05
 
 
 def test_a_parser_whose_classes_mean_nothing_to_the_others_is_refused(tmp_path):
     bald = LabelSet(
-        "bald", ("nothing", "face", "neck", "clothes"), (1,), (3,), (2,), 0, ((0, 0, 0),) * 4
+        "bald", ("background", "face", "neck", "clothes"), (1,), (3,), (2,), 0, ((0, 0, 0),) * 4
     )
     part = weights.load_part(weights.find(), "parser")
     with pytest.raises(ValueError, match="parser speaks halfbody9, the other networks bald.*hair"):

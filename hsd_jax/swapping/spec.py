@@ -153,16 +153,17 @@ class SwapSpec:
                 f"these weights do not tell {', '.join(missing)}: add them to `extra` of unet.json "
                 "(or layout_generator.json), or convert again with --set"
             )
+        labels = get_label_set(facts["labels"])
         for name in ("layout_generator", "condition"):
-            theirs = parts[name].extra.get("labels", facts["labels"])
-            if theirs != facts["labels"]:
+            theirs = parts[name].extra.get("labels", labels.name)
+            if theirs != labels.name:
                 raise ValueError(
-                    f"the {name} speaks {theirs}, the UNet {facts['labels']}: use networks that "
+                    f"the {name} speaks {theirs}, the UNet {labels.name}: use networks that "
                     "were trained with one label set"
                 )
         return cls(
             size=int(facts["size"]),
-            labels=get_label_set(facts["labels"]),
+            labels=labels,
             factor=parts["autoencoder"].module.factor,
             latent_mean=tuple(map(float, facts["latent_mean"])),
             latent_std=tuple(map(float, facts["latent_std"])),

@@ -1,0 +1,115 @@
+"""`hsd batch`: what a list may hold, and a run that goes on where it was left."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import write_weights
+
+from hsd_jax import batch, cli, weights
+from hsd_jax.imaging.demo import find_photos
+
+
+def listed(path: Path, *rows: str, columns: str = "head,body") -> Path:
+    path.write_text("\n".join((columns, *rows)) + "\n")
+    return path
+
+
+def test_rows_have_defaults_and_names(tmp_path):
+    path = listed(
+        tmp_path / "pairs.csv", "a/one.jpg,b/two.png,,,,", "c.jpg,d.jpg,out.webp,7,2,3",
+        columns="head,body,output,seed,person,head_person",
+    )  # fmt: skip
+    first, second = batch.read_jobs(path, seed=4)
+    assert first == batch.Job("a/one.jpg", "b/two.png", "one_on_two.png", 4, 1, 1)
+    assert second == batch.Job("c.jpg", "d.jpg", "out.webp", 7, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "columns, rows, message",
+    [
+        ("head", ["a.jpg"], "has no column body"),
+        ("head,body,name", ["a,b,c"], "unknown column 'name'"),
+        ("head,body", [], "lists no pairs"),
+        ("head,body", ["a.jpg,"], "line 2: head or body is empty"),
+        ("head,body,seed", ["a,b,-1"], "line 2: seed is '-1': give a whole number from 0"),
+        ("head,body,person", ["a,b,0"], "person is '0': give a whole number from 1"),
+        ("head,body,output", ["a,b,../x.png"], "without folders"),
+        ("head,body,output", ["a,b,x.gif"], "end the name in one of"),
+        ("head,body,output", ["a,b,report.jsonl"], "report.jsonl"),
+        ("head,body", ["x/a.jpg,b.jpg", "y/a.jpg,b.png"], "two rows would write a_on_b.png"),
+    ],
+)
+def test_lists_that_make_no_run_are_refused(tmp_path, columns, rows, message):
+    with pytest.raises(ValueError, match=message):
+        batch.read_jobs(listed(tmp_path / "pairs.csv", *rows, columns=columns))
+    with pytest.raises(ValueError, match="no such file"):
+        batch.read_jobs(tmp_path / "none.csv")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that find people and paint noise."""
+    folder = write_weights(tmp_path_factory.mktemp("weights"), 128)
+    for path in weights.find().glob("parser.*"):
+        shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def test_a_run_goes_on_and_tells_what_failed(tmp_path, folder, capsys):
+    head, body = find_photos()
+    shutil.copyfile(body, tmp_path / "body.png")
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.new("RGB", (200, 200)).save(tmp_path / "blank.png")
+    pairs = listed(
+        tmp_path / "pairs.csv", f"{head},body.png", "body.png,body.png", "text.jpg,body.png",
+        f"blank.png,{body}", f"{head},gone.png",
+    )  # fmt: skip
+    out = tmp_path / "out"
+    command = ["batch", str(pairs), "-o", str(out), "--weights", str(folder), "--json"]
+    assert cli.main(command) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["swapped"], told["skipped"], told["failed"]) == (2, 0, 3)
+    rows = list(csv.DictReader((out / "errors.csv").read_text().splitlines()))
+    assert [row["head"] for row in rows] == ["text.jpg", "blank.png", str(head)]
+    assert "no picture" in rows[0]["reason"] and "no face found" in rows[1]["reason"]
+    assert "gone.png: no such file" in rows[2]["reason"]
+    names = {path.name for path in out.iterdir()}
+    made = {f"{head.stem}_on_body.png", "body_on_body.png"}
+    assert names == made | {"report.jsonl", "errors.csv"}
+    report = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+    assert {row["output"] for row in report} == made
+
+    # The same again: nothing is left to do but what failed; a lost file is made again.
+    (tmp_path / "text.jpg").unlink()
+    shutil.copyfile(head, tmp_path / "text.jpg")
+    first = np.asarray(Image.open(out / "body_on_body.png"))
+    (out / "body_on_body.png").unlink()
+    assert cli.main(command) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["swapped"], told["skipped"], told["failed"]) == (2, 1, 2)
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "body_on_body.png")), first)
+
+    # Another seed is another result; without failures no errors stay.
+    listed(tmp_path / "pairs.csv", f"{head},body.png")
+    assert cli.main([*command, "--seed", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["swapped"] == 1
+    assert not (out / "errors.csv").exists()
+    assert len(jax.devices()) > 1  # the run was split over them
+
+
+def test_a_result_is_the_one_of_a_swap_alone(tmp_path, folder, capsys):
+    head, body = find_photos()
+    row, columns = f"{head},{body},both.png,3", "head,body,output,seed"
+    pairs = listed(tmp_path / "pairs.csv", row, columns=columns)
+    both = ["--weights", str(folder)]
+    assert cli.main(["batch", str(pairs), "-o", str(tmp_path / "out"), *both]) == 0
+    alone = tmp_path / "alone.png"
+    assert cli.main(["swap", str(head), str(body), "-o", str(alone), "--seed", "3", *both]) == 0
+    mine, other = (np.asarray(Image.open(path), int) for path in (tmp_path / "out/both.png", alone))
+    assert np.abs(mine - other).max() <= 1
