@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.imaging import framing
 from hsd_jax.imaging.files import read_photo
 from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.swapping.finish import Preserve, paste_back
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair, aligned, frame_pair
-from hsd_jax.swapping.paste import Preserve, paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
 from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
@@ -143,8 +142,7 @@ class HeadSwapper:
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
         plan = self._runner.plan(_stack(heads, "layout"), _stack(bodies, "layout"))
         # Beyond its photo's edge a head is repeated pixels: its layout may go on there, they not.
-        within = [framing.inside(head.photo, head.crop, self.spec.size) for head in heads]
-        plan = plan._replace(head=plan.head & np.stack(within))
+        plan = plan._replace(head=plan.head & _stack(heads, "inside"))
         painted = self._runner.paint(
             _stack(heads, "image"), _stack(bodies, "image"), plan,
             seeds=np.array(seeds, np.uint32),
@@ -189,7 +187,7 @@ class HeadSwapper:
                 "blended": plan.blended,
                 "inpainted": plan.layout,
                 "decoded": image,
-                "result": framing.take(pasted.image, body.crop, self.spec.size),
+                "result": pasted.crop,
             },
         )
 

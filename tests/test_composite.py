@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from hsd_jax import weights
-from hsd_jax.imaging import composite
 from hsd_jax.imaging.colour import to_lab
-from hsd_jax.imaging.composite import Layers
 from hsd_jax.labels import HALFBODY9
-from hsd_jax.swapping.finish import even_hue, settle
+from hsd_jax.swapping import finish
+from hsd_jax.swapping.finish import Layers, even_hue, settle
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.spec import Finish
 
@@ -29,12 +28,12 @@ def layers() -> Layers:
     body = np.full((64, 64, 3), 120, np.uint8)
     hole = np.zeros((64, 64), bool)
     hole[20:44, 20:44] = True
-    return Layers(body, body, np.zeros(hole.shape, np.float32), composite.soft_mask(~hole, 3.0))
+    return Layers(body, body, np.zeros(hole.shape, np.float32), finish.soft_mask(~hole, 3.0))
 
 
 def test_kept_pixels_are_untouched_and_the_hole_is_painted(layers: Layers):
     painted = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    result = composite.blend(painted, layers)
+    result = finish.blend(painted, layers)
     kept, hole = layers.body_alpha == 1, layers.body_alpha == 0
     assert kept[10, 10] and hole[20:44, 20:44].all()
     np.testing.assert_array_equal(result[kept], layers.body[kept])
@@ -44,16 +43,16 @@ def test_kept_pixels_are_untouched_and_the_hole_is_painted(layers: Layers):
 def test_soft_mask_fades_inside_the_mask_and_not_at_the_frame():
     mask = np.zeros((16, 32), bool)
     mask[:, :16] = True
-    alpha = composite.soft_mask(mask, fade=4.0)
+    alpha = finish.soft_mask(mask, fade=4.0)
     assert (alpha[:, 16:] == 0).all() and (alpha[:, :10] == 1).all()
     assert (np.diff(alpha[8, 11:17]) < 0).all()
-    np.testing.assert_array_equal(composite.soft_mask(np.ones((4, 4), bool)), 1)
+    np.testing.assert_array_equal(finish.soft_mask(np.ones((4, 4), bool)), 1)
 
 
 def test_painted_colours_are_moved_to_the_border(layers: Layers):
     painted = np.full((64, 64, 3), 90, np.uint8)
     painted[30:34, 30:34] += 20  # a detail that must stay
-    settled = composite.match_border(painted, layers).astype(int)
+    settled = finish.match_border(painted, layers).astype(int)
     assert np.abs(settled[22:28, 22:42] - 120).max() <= 3
     assert settled[31, 31, 0] - settled[25, 31, 0] == 20
 
@@ -101,7 +100,7 @@ def test_membrane_keeps_what_counts_and_stays_between_its_values():
     rng = np.random.default_rng(1)
     values = rng.uniform(0, 1, (32, 32, 2)).astype(np.float32)
     weight = (rng.uniform(size=(32, 32)) > 0.7).astype(np.float32)
-    filled = composite.membrane(values, weight)
+    filled = finish.membrane(values, weight)
     np.testing.assert_allclose(filled[weight == 1], values[weight == 1], atol=1e-6)
     known = values[weight == 1]
     assert filled.min() >= known.min() - 1e-5 and filled.max() <= known.max() + 1e-5

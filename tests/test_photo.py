@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from hsd_jax.imaging import files, framing
 from hsd_jax.imaging.framing import Crop
+from hsd_jax.parsing.photo_parser import Face
 
 SIZE = (80, 64)  # width, height
 
@@ -169,18 +170,19 @@ def test_what_is_no_photo_is_refused(tmp_path):
 
 def test_crop_around_golden():
     # Half-body: the face's centroid at (0.5, 0.342) of the side; portrait: at (0.5, 0.51).
-    assert framing.crop_around(300, 200, 41.8, 0.209) == Crop(left=200, top=132, side=200)
-    assert framing.crop_around(300, 200, 95, 0.475) == Crop(left=200, top=98, side=200)
-    between = framing.crop_around(300, 200, 68.4, 0.342)
+    assert Face(300, 200, 41.8).crop(0.209) == Crop(left=200, top=132, side=200)
+    assert Face(300, 200, 95).crop(0.475) == Crop(left=200, top=98, side=200)
+    between = Face(300, 200, 68.4).crop(0.342)
     assert between.side == 200 and 98 < between.top < 132
-    assert framing.crop_around(10, 10, 2, 0.209).side == files.MIN_SIDE
+    assert Face(10, 10, 2).crop(0.209).side == files.MIN_SIDE
     assert Crop(5, 6, 70).shifted(-2.6) == Crop(2, 6, 70)
 
 
 @pytest.mark.parametrize("share", [0.21, 0.34, 0.475])
 def test_face_in_finds_the_face_that_the_crop_was_made_for(share):
-    crop = framing.crop_around(400.0, 310.0, 150.0, share)
-    assert framing.face_in(crop, share) == pytest.approx((400, 310, 150), abs=1.0)
+    crop = Face(400.0, 310.0, 150.0).crop(share)
+    face = Face.of(crop, share)
+    assert (face.x, face.y, face.size) == pytest.approx((400, 310, 150), abs=1.0)
 
 
 def test_room_is_what_lies_beyond_the_crop():
@@ -192,7 +194,7 @@ def test_room_is_what_lies_beyond_the_crop():
 
 def test_framing_closes_in_only_where_the_photo_shows_less():
     pixels = _picture(64, 100)
-    shares = [framing.framing(pixels, size) for size in (5, 20, 22.99, 33, 52.25, 90)]
+    shares = [Face(0, 0, size).share_in(pixels) for size in (5, 20, 22.99, 33, 52.25, 90)]
     np.testing.assert_allclose(shares, [0.209, 0.209, 0.209, 0.3, 0.475, 0.475])
 
 

@@ -11,8 +11,7 @@ from hsd_jax.imaging import files, framing
 from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
-from hsd_jax.parsing.truncation import end_beyond_photo
-from hsd_jax.swapping.pair import widen
+from hsd_jax.swapping.pair import end_beyond_photo, widen
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,8 @@ def edge_person(top: int, layout: np.ndarray) -> Person:
     """A person whose crop begins `top` rows above the photo's upper edge."""
     picture = np.zeros((400, 400, 3), np.uint8)
     crop = framing.Crop(72, -top, 256)
-    return Person(picture, crop, 0.4, framing.take(picture, crop), layout, 1)
+    inside = framing.inside(picture, crop, 256)
+    return Person(picture, crop, 0.4, framing.take(picture, crop), layout, 1, inside)
 
 
 def head_layout(columns: slice, rows: slice) -> np.ndarray:
@@ -98,7 +98,9 @@ def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
 def test_strands_of_hair_cut_off_below_end_each_in_its_own_curve():
     layout = sum(head_layout(slice(left, left + 30), slice(0, 256)) for left in (80, 150))
     layout[240:, 110:150] = HALFBODY9.index("clothes")
-    person = replace(edge_person(0, layout), crop=framing.Crop(72, 184, 256))  # 216 rows of photo
+    crop = framing.Crop(72, 184, 256)  # 216 rows of photo
+    inside = framing.inside(np.zeros((400, 400, 3)), crop, 256)
+    person = replace(edge_person(0, layout), crop=crop, inside=inside)
     got = end_beyond_photo(person, HALFBODY9).layout
     np.testing.assert_array_equal(got[:216], layout[:216])
     np.testing.assert_array_equal(got[:, 110:150], layout[:, 110:150])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hsd_jax.imaging import composite, texture
+from hsd_jax.imaging import texture
+from hsd_jax.swapping.finish import membrane
 
 SIDE = 64
 
@@ -23,7 +24,7 @@ def hole() -> np.ndarray:
 
 def completed(picture: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The smooth guess and what is made of it."""
-    guess = composite.membrane(np.where(missing[..., None], 0, picture), 1.0 * ~missing)
+    guess = membrane(np.where(missing[..., None], 0, picture), 1.0 * ~missing)
     return guess, texture.complete(guess, ~missing, missing)
 
 
@@ -46,7 +47,7 @@ def test_what_is_seen_stays_and_what_is_neither_is_not_copied():
     person[40:, 28:36] = True
     picture = np.where(person[..., None], 255, stripes() / 2).astype(np.float32)
     seen = ~missing & ~person
-    guess = composite.membrane(np.where(seen[..., None], picture, 0), 1.0 * seen)
+    guess = membrane(np.where(seen[..., None], picture, 0), 1.0 * seen)
     given = np.where(missing[..., None], guess, picture)
     result = texture.complete(given, seen, missing)
     np.testing.assert_array_equal(result[~missing], picture[~missing])

@@ -11,12 +11,13 @@ import numpy as np
 from hsd_jax.evaluation import cache
 from hsd_jax.evaluation.pairs import in_labels
 from hsd_jax.evaluation.staging import Staged
+from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
+from hsd_jax.swapping.finish import paste_back
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
-from hsd_jax.swapping.paste import paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
 from hsd_jax.swapping.spec import PARTS, Sampling
@@ -94,8 +95,11 @@ class Sampler:
         ).images[:, 0]  # fmt: skip
         results = []
         for i, (pair, head, body) in enumerate(zip(pairs, heads, bodies, strict=True)):
-            source = Person(pair.photo, pair.crop, 0.0, head.image, head.layout, 1)
-            target = Person(body.image, Crop(0, 0, size), 0.0, body.image, body.layout, 1)
+            inside = framing.inside(pair.photo, pair.crop, size)
+            source = Person(pair.photo, pair.crop, 0.0, head.image, head.layout, 1, inside)
+            target = Person(
+                body.image, Crop(0, 0, size), 0.0, body.image, body.layout, 1, inside | True
+            )
             one = Plan(*(x[i] for x in plan))
             pasted = paste_back(Pair(source, target, pair.shift), one, painted[i], self.spec)
             results.append(Swapped(pasted.image, painted[i]))

@@ -39,10 +39,10 @@ import hsd_jax
 from hsd_jax import weights
 from hsd_jax.evaluation import metrics
 from hsd_jax.evaluation.groups import ORDER, groups_of
-from hsd_jax.imaging import composite, files
+from hsd_jax.imaging import files
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import LabelSet
-from hsd_jax.swapping.finish import settle
+from hsd_jax.swapping.finish import Layers, blend, settle
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
@@ -114,9 +114,9 @@ def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> n
             "the swap keeps pixels that are destroyed here: its margins in swapping/plan.py are "
             "narrower than those of evaluation/holes.py; make these no wider"
         )
-    layers = composite.Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
+    layers = Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
     settled = settle(painted, layers, plan.layout, spec, np.ones(plan.head.shape, bool))
-    return composite.blend(settled, layers)
+    return blend(settled, layers)
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:

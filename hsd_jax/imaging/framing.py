@@ -1,11 +1,9 @@
-"""Squares of photos: where a face belongs in one, taking it out, pasting it back."""
+"""Squares of photos: taking them out, pasting them back."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-
-from hsd_jax.imaging.files import MIN_SIDE
 
 
 @dataclass(frozen=True)
@@ -19,45 +17,6 @@ class Crop:
     def shifted(self, columns: float) -> "Crop":
         """The same square, `columns` pixels further right."""
         return Crop(self.left + round(columns), self.top, self.side)
-
-
-# Of our training pictures: the square root of the face's area as a share of the crop's side, and
-# the row of its centroid. 1,985 half-body street photos (medians 0.209, 0.342), 615 portraits.
-_HALF_BODY = (0.209, 0.342)
-_PORTRAIT = (0.475, 0.51)
-
-
-def framing(photo: np.ndarray, face_size: float) -> float:
-    """The face's share of the crop for this photo: half-body where it shows that much.
-
-    The paper's crops are all half-body (eyes at 0.29 of the height, 2.25 times FFHQ's square). A
-    close-up holds less; a half-body square around it would be mostly empty and the face few pixels
-    wide, so the crop closes in until the photo fills it, down to our portraits' framing.
-    """
-    fills = face_size / (1.1 * max(photo.shape[:2]))
-    return float(np.clip(fills, _HALF_BODY[0], _PORTRAIT[0]))
-
-
-def crop_around(face_x: float, face_y: float, face_size: float, share: float) -> Crop:
-    """The square around a face whose size is `share` of its side.
-
-    Without a landmark model the face mask places it: its centroid (`face_x`, `face_y`) and the
-    square root of its area `face_size`, in pixels. The centroid comes to the middle column, and to
-    the row that it has in our training pictures of that share.
-    """
-    side = max(MIN_SIDE, round(face_size / share))
-    return Crop(round(face_x - 0.5 * side), round(face_y - _face_row(share) * side), side)
-
-
-def face_in(crop: Crop, share: float) -> tuple[float, float, float]:
-    """The inverse of `crop_around`: x, y and size of the face."""
-    x, y = crop.left + 0.5 * crop.side, crop.top + _face_row(share) * crop.side
-    return x, y, share * crop.side
-
-
-def _face_row(share: float) -> float:
-    (share0, row0), (share1, row1) = _HALF_BODY, _PORTRAIT
-    return row0 + (share - share0) / (share1 - share0) * (row1 - row0)
 
 
 def room(photo: np.ndarray, crop: Crop) -> tuple[float, float, float, float]:

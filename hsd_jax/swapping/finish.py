@@ -1,21 +1,35 @@
-"""The finish: what was painted made to fit what is kept, as far as the weights ask for it.
+"""From what was painted to the photo: finished, under the kept pixels, with no seam between.
 
-Nothing happens here for weights without a `spec.Finish`: their painted pixels go under the photos'
-as the decoder gives them. The small embedded networks paint a soft mean of what fits; here its
-colours, patterns and edges are brought to what the photos show around it. The paper, too, fills
-the background of photos apart from its diffusion model (appendix A.1, with LaMa).
+The paper decodes everything from latents, so what it preserves is capped by its autoencoder. Here
+only what had to be painted comes from the decoder, and fades into the photos' pixels over a band
+that lies inside the kept regions' own edge (`Layers`, `blend`).
+
+Before that it is made to fit what is kept, as far as the weights ask for it (`settle`,
+`spec.Finish`): the small embedded networks paint a soft mean of what fits, whose colours, patterns
+and edges are brought to what the photos show around it. Weights that ask for nothing get nothing.
+The paper, too, fills the background of photos apart from its diffusion model (appendix A.1, with
+LaMa).
 """
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
 
-from hsd_jax.imaging import texture
+from hsd_jax.diffusion.fill import push_pull
+from hsd_jax.imaging import framing, texture
 from hsd_jax.imaging.colour import to_lab, to_rgb
-from hsd_jax.imaging.composite import Layers, match_border, membrane
 from hsd_jax.parsing.complexion import skin_classes
+from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.pair import Pair
+from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import SwapSpec
 
+Preserve = Literal["photo", "latents"]
+
+_FADE = 3.0 / 256  # width of the fade, as a share of the crop's side
 _SEEN = 0.01  # of the crop: from less there is nothing to continue
 _MIN_FACE = 50  # pixels: fewer have no reliable median
 # Sigmas and widths in pixels of a crop of 256.
@@ -23,6 +37,101 @@ _FINE, _COARSE = 2.0, 6.0  # of a colour at an edge, of a tone without its folds
 _HUE = 2.0  # of the hue of painted skin
 _EDGE = 3  # of painted skin, that takes the colours inside
 _SOFT = 1.0  # of a region's soft edge
+
+
+class Pasted(NamedTuple):
+    """The body's photo with the new head."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    mask: Float[np.ndarray, "H W"]
+    """1 where pixels were generated, 0 where they are a photo's."""
+    crop: UInt8[np.ndarray, "s s 3"]
+    """The crop of the image, at the size of the networks."""
+
+
+def paste_back(
+    pair: Pair,
+    plan: Plan,
+    painted: UInt8[np.ndarray, "s s 3"],
+    spec: SwapSpec,
+    preserve: Preserve = "photo",
+) -> Pasted:
+    """Puts a painted crop into the body's photo.
+
+    Args:
+      pair: that was painted.
+      plan: of this pair, `[s, s]`.
+      painted: the decoder's image.
+      spec: of the weights.
+      preserve: "photo": what was not generated is the photos' own pixels. "latents": the whole
+        crop is the decoder's, as in the paper.
+    """
+    head, body, side = pair.head, pair.body, pair.body.crop.side
+    nothing = np.zeros(body.photo.shape[:2], np.float32)
+    if preserve == "latents":
+        square, generated = framing.resize(painted, side), np.ones((side, side), np.float32)
+    else:
+        layers = Layers.at_crop(head.image, body.image, plan.head, plan.body)
+        finished = settle(painted, layers, plan.layout, spec, body.inside)
+        # The head by its own crop and the body's very pixels, at the resolution of its photo.
+        native = Layers(
+            head=framing.take(head.photo, head.crop, side),
+            body=framing.take(body.photo, body.crop),
+            head_alpha=framing.resize_map(layers.head_alpha, side),
+            body_alpha=framing.resize_map(layers.body_alpha, side),
+        )
+        square = blend(framing.resize(finished, side), native)
+        generated = native.generated_alpha
+    image = framing.paste(body.photo, square, body.crop)
+    mask = framing.paste(nothing, generated, body.crop)
+    return Pasted(image, mask, framing.take(image, body.crop, spec.size))
+
+
+def soft_mask(mask: np.ndarray, fade: float | None = None) -> np.ndarray:
+    """A smooth ramp from 0 at the mask's edge to 1 `fade` pixels inside it, float32 `[H, W]`.
+
+    `mask` is bool `[H, W]`; the image's frame is no edge. `fade` None is 3 pixels of a crop of 256.
+    """
+    width = _FADE * mask.shape[0] if fade is None else fade
+    padded = np.pad(mask, 1, mode="edge")
+    if padded.all():
+        return np.ones(mask.shape, np.float32)
+    distance = np.asarray(ndimage.distance_transform_edt(padded))[1:-1, 1:-1]
+    x = np.clip((distance - 0.5) / width, 0, 1)
+    return (x * x * (3 - 2 * x)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is kept: images uint8 `[H, W, 3]` and their alphas float32 `[H, W]`."""
+
+    head: np.ndarray
+    body: np.ndarray
+    head_alpha: np.ndarray
+    body_alpha: np.ndarray
+
+    @classmethod
+    def at_crop(
+        cls, head: np.ndarray, body: np.ndarray, head_mask: np.ndarray, body_mask: np.ndarray
+    ) -> "Layers":
+        """From the bool masks of a plan, faded inside their edges."""
+        return cls(head, body, soft_mask(head_mask), soft_mask(body_mask))
+
+    @property
+    def generated_alpha(self) -> np.ndarray:
+        """float32 `[H, W]`: the share of the painted image in the result."""
+        return (1 - self.head_alpha) * (1 - self.body_alpha)
+
+
+def blend(painted: np.ndarray, layers: Layers) -> np.ndarray:
+    """The body's pixels over the painted ones, the head's over both; uint8 `[H, W, 3]`.
+
+    Where an alpha is 1 the result is that photo's pixel, unchanged.
+    """
+    result = painted.astype(np.float32)
+    for image, alpha in ((layers.body, layers.body_alpha), (layers.head, layers.head_alpha)):
+        result += alpha[..., None] * (image - result)
+    return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
 def settle(
@@ -168,3 +277,43 @@ def _local_mean(image: np.ndarray, region: np.ndarray, sigma: float) -> np.ndarr
 def _whole(length: float) -> int:
     """Pixels, at least one: scipy takes no iterations for as many as change anything."""
     return max(1, round(length))
+
+
+def match_border(painted: np.ndarray, layers: Layers) -> np.ndarray:
+    """The painted image moved towards the kept pixels' colours along their border.
+
+    Args:
+      painted: uint8 `[H, W, 3]`.
+      layers: what is kept, at the same size.
+
+    Returns:
+      uint8 `[H, W, 3]`.
+    """
+    weight = 1 - layers.generated_alpha
+    difference = blend(painted, layers).astype(np.float32) - painted  # times the weight already
+    # Fine differences at the border are detail, not colour: they must not smear into the hole.
+    sigma = (2.0 * painted.shape[0] / 256,) * 2
+    norm = ndimage.gaussian_filter(weight, sigma)
+    colour = ndimage.gaussian_filter(difference, (*sigma, 0)) / np.maximum(norm, 1e-3)[..., None]
+    offset = membrane(colour, np.clip(2 * norm - 1, 0, 1))
+    return np.clip(np.round(painted + offset), 0, 255).astype(np.uint8)
+
+
+def membrane(
+    values: Float[np.ndarray, "h w c"], weight: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w c"]:
+    """Fills where `weight` is 0 with the smooth continuation of `values`, by push and pull.
+
+    See `diffusion.fill.push_pull`, which does the same with latents.
+
+    Args:
+      values: read where the weight is above 0.
+      weight: 0 to 1, how much a value counts.
+
+    Returns:
+      `values` where the weight is 1, weighted means of what is near elsewhere.
+    """
+    return np.asarray(_membrane(values.astype(np.float32), weight.astype(np.float32)))
+
+
+_membrane = Program("membrane", lambda x, weight: push_pull(x[None], weight[None, ..., None])[0])
