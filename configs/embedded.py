@@ -29,7 +29,8 @@ def _base() -> ConfigDict:
     config.eval_batch_size = 16
     config.parallel, config.accumulate = "sharded", 1
     config.mesh = ConfigDict(dict(data=-1, fsdp=1))
-    config.best, config.best_mode = "", "max"  # a test figure whose best checkpoint is kept
+    config.best, config.best_mode = "", "max"  # a metric (SPLIT/NAME) whose best checkpoint stays
+    config.eval_metrics, config.eval_weights = (), ""  # ("pd",): hsd_jax.evaluation.during_training
     config.profile = 0  # steps to trace
     config.optimizer = ConfigDict(
         dict(
@@ -37,7 +38,9 @@ def _base() -> ConfigDict:
             clip=1.0,
         )
     )
-    config.data = ConfigDict(dict(dir="data_built", sources=(), test_sources=()))
+    config.data = ConfigDict(
+        dict(dir="data_built", sources=(), test_sources=(), eval_split="validation")
+    )
     return config
 
 

@@ -4,7 +4,8 @@
     python -m hsd_jax.train --config configs/shhq256.py:autoencoder --workdir runs/256_autoencoder
     python -m hsd_jax.training.tools.latents --weights runs/256_autoencoder/weights \\
         --data data_built --out data_built/latents_256 \\
-        --name shhq/bg_white_256 --views 0 --unscaled
+        --name shhq/bg_white_256 --eval-split test --views 0 \\
+        --unscaled
     python -m hsd_jax.train --config configs/shhq256.py:diffusion --workdir runs/256_diffusion
     python -m hsd_jax.train --config configs/shhq256.py:layout --workdir runs/256_layout
     python -m hsd_jax.train --config configs/shhq256.py:parser --workdir runs/256_parser
@@ -68,6 +69,8 @@ def base(size: int) -> ConfigDict:
     config.accumulate = 1
     config.best = ""
     config.best_mode = "max"
+    config.eval_metrics = ()
+    config.eval_weights = ""
     config.profile = 0
     # Adam(0.5, 0.999) for all nets (section 4.1).
     config.optimizer = ConfigDict(
@@ -80,6 +83,7 @@ def base(size: int) -> ConfigDict:
         dict(
             dir="data_built", name=f"shhq/bg_white_{size}", cache=False, sources=(),
             test_sources=(), size=size,
+            eval_split="test",  # the builder cuts no validation split; nothing is chosen by it
         )
     )
     return config

@@ -4,7 +4,8 @@
     python -m hsd_jax.train --config configs/shhq512.py:autoencoder --workdir runs/512_autoencoder
     python -m hsd_jax.training.tools.latents --weights runs/512_autoencoder/weights \\
         --data data_built --out data_built/latents_512 \\
-        --name shhq/bg_white_512 --views 0 --unscaled
+        --name shhq/bg_white_512 --eval-split test --views 0 \\
+        --unscaled
     python -m hsd_jax.train --config configs/shhq512.py:diffusion --workdir runs/512_diffusion
 
 Nets, losses and everything unknown are those of `shhq256.py`; batches and lengths are the paper's.

@@ -8,10 +8,10 @@ left alone.
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,30 +21,23 @@ from etils import epath
 
 from data import halfbody, shhq
 from data.pairs import SPLITS, Pairs, ahead, sweep
+from hsd_jax.runtime import files
+from hsd_jax.runtime.console import Progress
 
-_PROGRESS_EVERY = 50
 _LOG_EVERY = 1000
 
 
-class _Progress:
-    """Counts pairs: on one line of a terminal, elsewhere a line now and then."""
+def _counter(progress: Progress) -> Callable[[], None]:
+    """To be called after each pair: a bar on a terminal, elsewhere a line now and then."""
+    numbers = itertools.count(1)
 
-    def __init__(self, total: int):
-        self.total, self.done = total, 0
-        self.start = time.monotonic()
-        self.terminal = sys.stderr.isatty()
+    def count() -> None:
+        progress.update()
+        done = next(numbers)
+        if done % _LOG_EVERY == 0 and not sys.stderr.isatty():
+            progress.print(f"{done} pairs in {progress.seconds:.0f} s")
 
-    def __call__(self) -> None:
-        self.done += 1
-        last = self.done == self.total
-        every = _PROGRESS_EVERY if self.terminal else _LOG_EVERY
-        if self.done % every == 0 or (last and self.terminal):
-            rate = self.done / max(time.monotonic() - self.start, 1e-6)
-            left = (self.total - self.done) / rate / 60
-            # On a terminal an error's line overwrites the count.
-            end = "\r" if self.terminal and not last else "\n"
-            text = f"{self.done}/{self.total} pairs, {rate:.0f}/s, {left:.0f} min left "
-            print(text, end=end, file=sys.stderr, flush=True)
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +99,7 @@ def _read_skip(path: str | None) -> frozenset[str]:
     return frozenset(line.split(":")[0].strip() for line in lines if line.strip())
 
 
-def build(builder: Pairs, source: str, progress: _Progress, config: Any = None) -> str:
+def build(builder: Pairs, source: str, progress: Progress, config: Any = None) -> str:
     """Writes the data set unless it is there; returns what to say.
 
     Raises:
@@ -117,7 +110,7 @@ def build(builder: Pairs, source: str, progress: _Progress, config: Any = None) 
         return f"{builder.data_dir} is already built; remove that folder to build it again"
     for folder in sweep(builder):
         print(f"removed {folder}, left by a build that was cut off", file=sys.stderr)
-    progress.total = len(builder.records(source))
+    progress.expect(len(builder.records(source)))
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
         # Else TFDS leaves OUT/downloads behind.
         builder.download_and_prepare(download_dir=unused, download_config=config)
@@ -127,31 +120,31 @@ def build(builder: Pairs, source: str, progress: _Progress, config: Any = None) 
     return f"{builder.data_dir}: {counts}"
 
 
-def check(builder: Pairs, source: str, progress: _Progress) -> int:
+def check(builder: Pairs, source: str, progress: Progress) -> int:
     """Prints what is wrong with each bad pair, a line each; returns how many there are."""
-    progress.total = len(builder.records(source))
-    count = 0
+    total, count = len(builder.records(source)), 0
+    progress.expect(total)
     for problem in builder.problems(source):
         print(problem, flush=True)
         count += 1
-    print(f"{progress.total} pairs read, {count} cannot be built", file=sys.stderr)
+    progress.print(f"{total} pairs read, {count} cannot be built")
     return count
 
 
-def write_crops(builder: shhq.Shhq, source: str, out: str, progress: _Progress) -> str:
+def write_crops(builder: shhq.Shhq, source: str, out: str, progress: Progress) -> str:
     """Writes the half-body squares that OUT lacks as OUT/NAME.png; returns what to say."""
     folder, crop = Path(out), builder.cropper(Path(source))
     folder.mkdir(parents=True, exist_ok=True)
     missing = [r for r in builder.records(source) if not (folder / f"{r.name}.png").exists()]
-    progress.total = len(missing)
+    progress.expect(len(missing))
 
     def write(record: shhq.Record) -> None:
-        part = folder / f"{record.name}.part"
-        part.write_bytes(shhq.encode_png(crop(record)[..., ::-1]))
-        part.rename(folder / f"{record.name}.png")
+        image = shhq.encode_png(crop(record)[..., ::-1])
+        files.write_bytes(folder / f"{record.name}.png", image)
 
+    count = _counter(progress)
     for _ in ahead(write, missing, builder.threads):
-        progress()
+        count()
     return f"{folder}: {len(missing)} squares written"
 
 
@@ -172,16 +165,17 @@ def beam_config(options: Sequence[str]) -> Any:
 
 
 def _run(args: argparse.Namespace, beam_options: Sequence[str]) -> int:
-    progress = _Progress(0)
-    builder = make_builder(args, progress)
-    if args.check:
-        return 2 if check(builder, args.source, progress) else 0
-    if getattr(args, "crops", False):
-        assert isinstance(builder, shhq.Shhq)
-        print(write_crops(builder, args.source, args.out, progress))
-        return 0
-    config = beam_config(beam_options) if args.beam else None
-    print(build(builder, args.source, progress, config))
+    with Progress(unit="pair") as progress:
+        builder = make_builder(args, _counter(progress))
+        if args.check:
+            return 2 if check(builder, args.source, progress) else 0
+        if getattr(args, "crops", False):
+            assert isinstance(builder, shhq.Shhq)
+            done = write_crops(builder, args.source, args.out, progress)
+        else:
+            config = beam_config(beam_options) if args.beam else None
+            done = build(builder, args.source, progress, config)
+    print(done)
     return 0
 
 

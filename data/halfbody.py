@@ -5,10 +5,13 @@ The source is a folder of anyone's making (see data/README.md):
     index.csv                  columns source, name, split (train or test); others are ignored
     SOURCE/image/NAME.jpg      RGB JPEG, square
     SOURCE/layout/NAME.png     8-bit, one halfbody9 class index a pixel, the image's size
+
+One in twenty of the training rows becomes `validation`, see `split_of`.
 """
 
 import csv
 import io
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,10 +21,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data.pairs import SPLITS, Example, Pairs, check_classes, open_image, pair_features
+from data.pairs import Example, Pairs, check_classes, open_image, pair_features
 from hsd_jax.labels import HALFBODY9
 
 _EXIF_ORIENTATION = 0x0112
+_HELD_OUT = 20
 
 
 class Record(NamedTuple):
@@ -60,7 +64,7 @@ def read_index(source_dir: str | Path) -> list[Record]:
             where = f"{index}, line {rows.line_num}"
             if not record.source or not record.name:
                 raise ValueError(f"{where}: source or name is empty; fill in both")
-            if record.split not in SPLITS:
+            if record.split not in ("train", "test"):
                 raise ValueError(f"{where}: split {record.split!r}; write train or test")
             if record.key in records:
                 raise ValueError(f"{where}: {record.key} is listed twice")
@@ -68,6 +72,15 @@ def read_index(source_dir: str | Path) -> list[Record]:
     if not records:
         raise ValueError(f"{index}: no rows; list at least one pair")
     return list(records.values())
+
+
+def split_of(record: Record) -> str:
+    """The split that a row is built into: of the training rows one in twenty is validation.
+
+    By a hash of source and name, so the same everywhere, and whatever other rows there are.
+    """
+    held_out = record.split == "train" and zlib.crc32(record.key.encode()) % _HELD_OUT == 0
+    return "validation" if held_out else record.split
 
 
 def read_record(source_dir: str | Path, record: Record) -> Example:
@@ -111,8 +124,10 @@ def read_record(source_dir: str | Path, record: Record) -> Example:
 
 
 class Halfbody(Pairs):
-    """Half-body photos with halfbody9 layouts; splits train and test, those that have pairs."""
+    """Half-body photos with halfbody9 layouts; those of the three splits that have pairs."""
 
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "A validation split is cut from train."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "A folder with index.csv and SOURCE/{image,layout}/."
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -123,8 +138,8 @@ class Halfbody(Pairs):
         )
 
     def list_records(self, source: Path) -> list[Record]:
-        """The rows of index.csv."""
-        return read_index(source)
+        """The rows of index.csv, each in the split of `split_of`."""
+        return [record._replace(split=split_of(record)) for record in read_index(source)]
 
     def reader(self, source: Path) -> Callable[[Record], Example]:
         """`read_record` of this folder."""

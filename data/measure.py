@@ -13,11 +13,10 @@ import runpy
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from hsd_jax.runtime.console import status_of
-from hsd_jax.training.input import PREFETCH_BATCHES, READ_THREADS, load_source, make_dataset
+from hsd_jax.training.input import PREFETCH_BATCHES, READ_THREADS, make_dataset
 from hsd_jax.training.tasks import make_task
 
 
@@ -69,17 +68,14 @@ def measure(config: Mapping[str, Any], batches: int) -> Rate:
     Raises:
       ValueError: the data are not there.
     """
-    data, task = config["data"], make_task(config)
-    stored = partial(
-        load_source, name=data.get("name", "halfbody"), cache=data.get("cache", True)
-    )
+    task = make_task(config)
     iterator: Any = make_dataset(
-        (task.source or stored)(data["dir"], "train"),
+        task.source("train"),
         seed=config["seed"],
         batch_size=config["batch_size"],
         transform=task.transform,
         partner=task.partner,
-        sources=tuple(data["sources"]) or None,
+        sources=tuple(config["data"]["sources"]) or None,
     )
     try:
         for _ in range(PREFETCH_BATCHES + 1):

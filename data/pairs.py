@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 Example = dict[str, Any]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -28,7 +28,7 @@ class Record(Protocol):
 
     @property
     def split(self) -> str:
-        """"train" or "test"."""
+        """One of `SPLITS`."""
         ...
 
     @property

@@ -38,7 +38,13 @@ def _train(config: dict, workdir: Path) -> None:
     from hsd_jax.training import loop, processes
 
     processes.join()
-    loop.train(config, workdir, export_only=_EXPORT.value)
+    extra = {}
+    if config.get("eval_metrics") and not _EXPORT.value:
+        # The loop knows nothing of the benchmark; this entry knows both.
+        from hsd_jax.evaluation import during_training
+
+        extra = during_training.resolve({**loop.DEFAULTS, **config})
+    loop.train(config, workdir, _EXPORT.value, extra)
 
 
 def _plan(config: dict, topology: str) -> None:
@@ -48,9 +54,9 @@ def _plan(config: dict, topology: str) -> None:
     count = topology.removeprefix("cpu:")
     if count.isdigit():
         jax.config.update("jax_num_cpu_devices", int(count))
-    from hsd_jax.training import plan
+    from hsd_jax.training import dryrun
 
-    print(plan.describe(plan.make_plan(config, topology), _MFU.value))
+    print(dryrun.describe(dryrun.dry_run(config, topology), _MFU.value))
 
 
 if __name__ == "__main__":

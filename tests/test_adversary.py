@@ -21,10 +21,10 @@ def case():
     params = critic.init(jax.random.key(0), jnp.concatenate([real, s], -1))["params"]
 
     def terms(params, output, pull=pull):
-        def picture_of(x):
+        def latents_of(x):
             return (1 - hole) * real + hole * x
 
-        return adversarial_terms(critic, params, output, picture_of, real, s, hole, pull)
+        return adversarial_terms(critic, params, output, latents_of, real, s, hole, pull)
 
     return params, output, pull, hole, jax.jit(terms)
 

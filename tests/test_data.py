@@ -10,7 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data import build
+from data import build, halfbody
+from hsd_jax.training.input import load_source
 
 SIZE = 32
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,9 +64,9 @@ def run(folder: Path) -> int:
 def test_stores_the_files_bytes(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run(folder) == 0
     out = folder.parent / "out"
-    assert capsys.readouterr().out == f"{out}/halfbody/1.0.0: 2 train, 1 test\n"
+    assert capsys.readouterr().out == f"{out}/halfbody/2.0.0: 2 train, 1 test\n"
     assert [path.name for path in out.iterdir()] == ["halfbody"]
-    builder: Any = tfds.builder_from_directory(out / "halfbody" / "1.0.0")
+    builder: Any = tfds.builder_from_directory(out / "halfbody" / "2.0.0")
     skip = {"image": tfds.decode.SkipDecoding()}
     records = {r["name"].decode(): r for r in builder.as_data_source("train", decoders=skip)}
     assert sorted(records) == ["0", "1"]
@@ -82,8 +83,35 @@ def test_palette_layout_is_stored_as_indices(folder: Path):
     assert picture.mode == "P"
     picture.save(folder / "b" / "layout" / "1.png")
     assert run(folder) == 0
-    built: Any = tfds.builder_from_directory(folder.parent / "out" / "halfbody" / "1.0.0")
+    built: Any = tfds.builder_from_directory(folder.parent / "out" / "halfbody" / "2.0.0")
     np.testing.assert_array_equal(built.as_data_source("test")[0]["layout"][..., 0], indices)
+
+
+def test_validation_is_cut_from_train_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of a/0 to a/41 the CRC-32 of three is a multiple of 20; test rows stay test rows."""
+    rows = ["source,name,split"]
+    for i in range(42):
+        write_pair(tmp_path / "in", "a", str(i), np.full((SIZE, SIZE), i % 9, np.uint8))
+        rows.append(f"a,{i},{'test' if i in (3, 37) else 'train'}")
+    (tmp_path / "in" / "index.csv").write_text("\n".join(rows) + "\n")
+    assert run(tmp_path / "in") == 0
+    assert capsys.readouterr().out.endswith("/halfbody/2.0.0: 38 train, 2 validation, 2 test\n")
+    out = str(tmp_path / "out")
+    found = [x["layout"][0, 0] for x in load_source(out, "validation")]
+    assert sorted(found) == [40 % 9, 14 % 9]
+    assert {r.split for r in halfbody.read_index(tmp_path / "in")} == {"train", "test"}
+
+
+def test_data_built_before_there_was_a_validation_split_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(halfbody.Halfbody, "VERSION", tfds.core.Version("1.0.0"))
+    assert run(folder) == 0
+    out = str(folder.parent / "out")
+    with pytest.raises(
+        ValueError, match=r"no split 'validation' in .*/1\.0\.0; .*build it again.*data\.build half"
+    ):
+        load_source(out, "validation")
 
 
 def test_second_build_changes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]):

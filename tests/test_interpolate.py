@@ -6,7 +6,7 @@ import pytest
 
 from hsd_jax import weights
 from hsd_jax.models.condition import SpatialRescaler
-from hsd_jax.training import interpolate
+from hsd_jax.training.tools import interpolate
 
 
 def write(folder, value, channels=3):

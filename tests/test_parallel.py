@@ -17,9 +17,9 @@ from hsd_jax.labels import HALFBODY9
 from hsd_jax.models import apply, norm
 from hsd_jax.models import layout_generator as lg
 from hsd_jax.training import parallel
+from hsd_jax.training.dryrun import count_collectives
 from hsd_jax.training.loop import DEFAULTS, Training
 from hsd_jax.training.parallel import fsdp_spec, make_parallel
-from hsd_jax.training.plan import count_collectives
 from hsd_jax.training.tasks import make_task
 
 BATCH = 16
@@ -121,12 +121,12 @@ def toy_config(**changes: Any) -> dict:
 
 @pytest.fixture(scope="module")
 def alone() -> np.ndarray:
-    return five_steps(toy_config(), make=toy.make_task)[0]
+    return five_steps(toy_config(), make=toy.ToyTask)[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_step_is_the_same_on_every_mesh_and_mapped(alone: np.ndarray, layout: tuple):
-    losses, state = five_steps(toy_config(), *layout, make=toy.make_task)
+    losses, state = five_steps(toy_config(), *layout, make=toy.ToyTask)
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
     kernel = state.params["condition"]["channel_mapper"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (1, 1, 8, 16 // layout[1])
@@ -136,7 +136,7 @@ def test_a_step_is_the_same_on_every_mesh_and_mapped(alone: np.ndarray, layout: 
 def test_parts_of_a_batch_make_the_batch(alone: np.ndarray, layout: tuple):
     config = toy_config(accumulate=2)
     np.testing.assert_allclose(
-        five_steps(config, *layout, make=toy.make_task)[0], alone, rtol=1e-5
+        five_steps(config, *layout, make=toy.ToyTask)[0], alone, rtol=1e-5
     )
 
 
@@ -144,7 +144,7 @@ def test_parts_of_a_batch_make_the_batch(alone: np.ndarray, layout: tuple):
 def test_gradients_are_reduced_once_however_many_the_parts(accumulate: int):
     """What the compiler made of it: nothing moves in the loop over the parts."""
     config = toy_config(accumulate=accumulate, mesh=dict(data=8, fsdp=1))
-    training = Training(config, toy.make_task(config), make_parallel(config))
+    training = Training(config, toy.ToyTask(config), make_parallel(config))
     batch = training.parallel.put(random_batch("toy", 0))
     state = training.parallel.abstract(training.create)
     text = training.compile(state).lower(state, batch).compile().as_text()

@@ -8,7 +8,7 @@ import toy
 from PIL import Image
 
 from data import pack
-from hsd_jax.training import pieces
+from hsd_jax.training.tools import pieces
 
 
 @pytest.fixture
@@ -26,26 +26,26 @@ def run(tmp_path):
 
 
 def test_a_run_comes_back_from_its_pieces(run, tmp_path):
-    written = pieces.export_run(run, tmp_path / "out", 2048)
+    written = pieces.cut(run, tmp_path / "out", 2048)
     assert len(written) > 2 and all(path.stat().st_size <= 2048 for path in written)
-    pieces.import_run(tmp_path / "out", tmp_path / "again")
+    pieces.join(tmp_path / "out", tmp_path / "again")
     names = {p.relative_to(tmp_path / "again").as_posix() for p in (tmp_path / "again").rglob("*")}
     assert "checkpoints/12/empty" in names and "config.json" in names
     assert not any(name.startswith(("checkpoints/5", "samples")) for name in names)
     name = "checkpoints/12/state/a"
     assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
-    pieces.export_run(run, tmp_path / "out", 1 << 20)  # fewer pieces: none of the old ones stay
+    pieces.cut(run, tmp_path / "out", 1 << 20)  # fewer pieces: none of the old ones stay
     assert len(list((tmp_path / "out").glob("*.piece"))) == 1
 
 
 def test_damaged_and_missing_pieces_are_named(run, tmp_path):
-    written = pieces.export_run(run, tmp_path / "out", 2048)
+    written = pieces.cut(run, tmp_path / "out", 2048)
     written[1].write_bytes(b"x" + written[1].read_bytes()[1:])
     with pytest.raises(ValueError, match=r"0001\.piece is damaged"):
-        pieces.import_run(tmp_path / "out", tmp_path / "again")
+        pieces.join(tmp_path / "out", tmp_path / "again")
     written[0].unlink()
     with pytest.raises(ValueError, match=r"0000\.piece is missing"):
-        pieces.import_run(tmp_path / "out", tmp_path / "again")
+        pieces.join(tmp_path / "out", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
@@ -53,7 +53,7 @@ def test_what_is_no_run_is_refused(run, tmp_path, capsys):
     assert pieces.main(["export", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
     assert "has no checkpoint" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds other files"):
-        pieces.export_run(run, run)
+        pieces.cut(run, run)
 
 
 def test_packed_pictures_are_smaller_and_layouts_the_same(tmp_path):
@@ -84,8 +84,8 @@ def test_a_run_goes_on_from_its_pieces_byte_for_byte(tmp_path):
     optimizer = toy.config()["optimizer"] | {"decay": "constant"}
     toy.train(tmp_path / "whole", steps=8, optimizer=optimizer)
     toy.train(tmp_path / "first", steps=5, optimizer=optimizer)
-    pieces.export_run(tmp_path / "first", tmp_path / "out", 4096)
-    pieces.import_run(tmp_path / "out", tmp_path / "second")
+    pieces.cut(tmp_path / "first", tmp_path / "out", 4096)
+    pieces.join(tmp_path / "out", tmp_path / "second")
     toy.train(tmp_path / "second", steps=8, optimizer=optimizer)
     wanted, got = (
         (tmp_path / name / "weights" / "condition.safetensors").read_bytes()

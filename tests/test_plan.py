@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from configs.embedded import get_config
-from hsd_jax.training import parallel, plan
+from hsd_jax.training import dryrun, parallel
 
 
 @pytest.fixture(autouse=True)
@@ -31,35 +31,35 @@ def tiny(part: str = "parser", **changes) -> dict:
 
 @pytest.mark.parametrize("part", ["parser", "diffusion"])
 def test_a_step_is_planned_without_data(part: str):
-    made = plan.make_plan(tiny(part), "cpu:8")
+    made = dryrun.dry_run(tiny(part), "cpu:8")
     assert (made.devices, made.mesh) == (8, {"data": 8, "fsdp": 1})
     assert made.flops and made.flops > 1e6 and made.temporary_bytes > 0
     # Data parallel alone: everything is summed, nothing else moves.
     assert list(made.collectives) == ["all-reduce"]
-    text = plan.describe(made, 0.4)
+    text = dryrun.describe(made, 0.4)
     assert "8 x cpu, mesh data 8 x fsdp 1, batch 16" in text and "all-reduce" in text
     assert "MFU" not in text  # a CPU's peak is unknown
 
 
 def test_state_is_counted_where_it_lies(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(parallel, "MIN_SHARD_SIZE", 1)
-    monkeypatch.setattr(plan, "make_task", toy.make_task)
+    monkeypatch.setattr(dryrun, "make_task", toy.ToyTask)
     config = toy.config(task="toy")
-    whole = plan.make_plan(config, "cpu:1")
-    split = plan.make_plan(config | dict(mesh=dict(data=1, fsdp=8)), "cpu:8")
+    whole = dryrun.dry_run(config, "cpu:1")
+    split = dryrun.dry_run(config | dict(mesh=dict(data=1, fsdp=8)), "cpu:8")
     assert whole.state_bytes / 8 < split.state_bytes < whole.state_bytes / 6
     assert split.collectives
     np.testing.assert_allclose(split.flops, whole.flops)
-    assert whole.collectives == {} and "collectives: none" in plan.describe(whole, 0.4)
+    assert whole.collectives == {} and "collectives: none" in dryrun.describe(whole, 0.4)
 
 
 def test_figures_of_known_hardware():
-    made = plan.Plan(
+    made = dryrun.DryRun(
         device_kind="TPU v5 lite", devices=16, mesh={"data": 16}, batch_size=160, state_bytes=2**30,
         batch_bytes=0, temporary_bytes=2**30, flops=16 * 197e12 * 0.1, collectives={},
     )  # fmt: skip
     assert made.seconds(0.5) == pytest.approx(0.2)
-    text = plan.describe(made, 0.5)
+    text = dryrun.describe(made, 0.5)
     assert "2.000 GiB of 16" in text and "step at 50 % MFU: 0.2000 s, 800 images/s" in text
 
 
@@ -71,30 +71,30 @@ def test_collectives_are_read_from_the_program():
     %e = f32[10]{0} all-reduce-done(%s)
     %f = f32[2]{0} add(%all-reduce.1, %g)
     """
-    assert plan.count_collectives(text) == {"all-reduce": (2, 116), "all-gather": (1, 128)}
+    assert dryrun.count_collectives(text) == {"all-reduce": (2, 116), "all-gather": (1, 128)}
 
 
 def test_errors(tmp_path: Path):
     for topology in ("v5e", "cpu", "gpu:8", "v5e:four"):
         with pytest.raises(ValueError, match=f"no topology '{topology}': use cpu:8"):
-            plan.topology_devices(topology)
+            dryrun.topology_devices(topology)
     with pytest.raises(ValueError, match="started with 8 CPU devices; set JAX_NUM_CPU_DEVICES=16"):
-        plan.topology_devices("cpu:16")
+        dryrun.topology_devices("cpu:16")
     with pytest.raises(ValueError, match="batch_size 12 does not divide over 8 devices"):
-        plan.make_plan(tiny(batch_size=12), "cpu:8")
+        dryrun.dry_run(tiny(batch_size=12), "cpu:8")
     with pytest.raises(ValueError, match="only the sharded step"):
-        plan.make_plan(tiny(parallel="pmap"), "cpu:8")
+        dryrun.dry_run(tiny(parallel="pmap"), "cpu:8")
 
 
 def test_a_tpu_is_planned_or_asked_for():
     """Where libtpu is installed, the step compiles for sixteen chips."""
     try:
-        plan.topology_devices("v5e:4x4")
+        dryrun.topology_devices("v5e:4x4")
     except ValueError as error:
         assert "pip install 'hsd-jax[tpu]'" in str(error)
         return
     effort = jax.config.jax_optimization_level
-    made = plan.make_plan(tiny(), "v5e:4x4")
+    made = dryrun.dry_run(tiny(), "v5e:4x4")
     assert jax.config.jax_optimization_level == effort  # little for the plan alone
     assert made.device_kind == "TPU v5 lite" and set(made.collectives) == {"all-reduce"}
     assert jax.devices()[0].platform == "cpu"

@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw
 from configs.embedded import PARTS, get_config
 from data import build
 from hsd_jax import weights
+from hsd_jax.evaluation import during_training
 from hsd_jax.labels import HALFBODY9
-from hsd_jax.training import augment, latents, loop
+from hsd_jax.training import augment, loop
 from hsd_jax.training.tasks import parser
+from hsd_jax.training.tools import latents
 
 SIZE = 64
 
@@ -51,11 +53,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["source,name,split"]
     for kind in ("image", "layout"):
         (folder / "ccp_gt" / kind).mkdir(parents=True)
-    for i in range(12):
+    for i in range(14):  # 4 and 6 are built into the validation split
         picture, layout = draw_person(i)
         picture.save(folder / "ccp_gt" / "image" / f"{i}.jpg")
         layout.save(folder / "ccp_gt" / "layout" / f"{i}.png")
-        rows.append(f"ccp_gt,{i},{'test' if i >= 8 else 'train'}")
+        rows.append(f"ccp_gt,{i},{'test' if i >= 10 else 'train'}")
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
     out = folder / "built"
     assert build.main(["halfbody", "--source", str(folder), "--out", str(out)]) == 0
@@ -140,8 +142,8 @@ def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
     loop.train(config, tmp_path)
     first_guess = 1 / 3  # all background, clothes or hair: no class is half of the picture
     figures = metrics_of(tmp_path)[-1]
-    assert figures["test/iou/person"] > first_guess + 0.2
-    assert figures["test/iou/clothes"] > first_guess
+    assert figures["validation/iou/person"] > first_guess + 0.2
+    assert figures["validation/iou/clothes"] > first_guess
 
 
 def test_a_run_starts_from_released_weights(data_dir: Path, tmp_path: Path):
@@ -154,6 +156,43 @@ def test_a_run_starts_from_released_weights(data_dir: Path, tmp_path: Path):
     for tree in (state.params["parser"], state.ema["parser"]):
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_benchmarks_distance_during_training(
+    data_dir: Path, latent_dir: Path, tmp_path: Path
+):
+    config = tiny_config("diffusion", data_dir, 3)
+    config |= dict(
+        eval_every=1, eval_metrics=("pd",), eval_weights=str(data_dir / "trained"),
+        best="validation/pd", best_mode="min",
+    )  # fmt: skip
+    coder = weights.load_part(data_dir / "autoencoder" / "weights", "autoencoder")
+    own = weights.load_part(weights.find(), "parser")
+    for name, part in (("autoencoder", coder), ("parser", own)):
+        weights.save_part(data_dir / "trained", name, part.module, part.params, part.extra)
+    extra = during_training.resolve(loop.DEFAULTS | config)
+    state = loop.train(config, tmp_path, extra_metrics=extra)
+    told = [line["validation/pd"] for line in metrics_of(tmp_path) if "validation/pd" in line]
+    assert len(told) == 3 and all(0 < value < 4 for value in told) and len(set(told)) == 3
+    assert extra["pd"](jax.device_get(state.ema)) == {"pd": told[-1]}  # the same noise each time
+    assert (tmp_path / "weights_best").is_dir()
+
+
+def test_extra_metrics_that_cannot_be_are_refused(data_dir: Path, latent_dir: Path, tmp_path: Path):
+    config = loop.DEFAULTS | tiny_config("diffusion", data_dir, 1)
+    with pytest.raises(ValueError, match=r"^no eval_metrics 'fid': use some of pd$"):
+        during_training.resolve(config | dict(eval_metrics=("pd", "fid")))
+    with pytest.raises(ValueError, match="eval_metrics pd is for task diffusion, not parser"):
+        during_training.resolve(
+            loop.DEFAULTS | tiny_config("parser", data_dir, 1) | dict(eval_metrics=("pd",))
+        )
+    with pytest.raises(ValueError, match="eval_metrics names 'pd', which was not given"):
+        loop.train(config | dict(eval_metrics=("pd",)), tmp_path)
+    stats = json.loads((latent_dir / "stats.json").read_text())
+    (tmp_path / "stats.json").write_text(json.dumps({k: v[:3] for k, v in stats.items()}))
+    config["data"] = config["data"] | dict(latents=str(tmp_path))
+    with pytest.raises(ValueError, match=r"latents of 4 channels, the data 3: give --config"):
+        during_training.resolve(config | dict(eval_metrics=("pd",)))
 
 
 def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: Path):
@@ -186,9 +225,9 @@ def test_merged_classes_count_as_one_where_labels_are_automatic():
     log_p = np.asarray(jax.nn.log_softmax(logits))
     of_label = np.take_along_axis(log_p, layout[..., None], -1)[..., 0]
     drawn = np.array([True, False])
-    plain = parser._log_likelihood(logits, layout, drawn, ())
+    plain = parser.log_likelihood(logits, layout, drawn, ())
     np.testing.assert_allclose(plain, of_label, rtol=1e-6)
-    merged = np.asarray(parser._log_likelihood(logits, layout, drawn, (1, 3)))
+    merged = np.asarray(parser.log_likelihood(logits, layout, drawn, (1, 3)))
     np.testing.assert_allclose(merged[0], of_label[0], rtol=1e-6)  # a person told them apart
     group = np.log(np.exp(log_p[..., [1, 3]]).sum(-1))
     wanted = np.where(np.isin(layout, [1, 3]), group, of_label)

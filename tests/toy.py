@@ -24,7 +24,7 @@ MODEL = SpatialRescaler(out_channels=16, n_stages=1)
 
 
 class Source:
-    """Sixteen random pictures of 4 x 4."""
+    """Sixteen random images of 4 x 4."""
 
     names = ["toy"] * 16
 
@@ -35,12 +35,24 @@ class Source:
         rng = np.random.default_rng(index)
         return {"x": rng.random((4, 4, 8), np.float32), "source": "toy"}
 
+    def layout(self, index: int) -> np.ndarray:
+        raise NotImplementedError("the toy's examples have no partners")
 
-def make_task(config: Any) -> Task:
-    def init(key: jax.Array):
+
+class ToyTask(Task):
+    def source(self, split: str) -> Source:
+        return Source()
+
+    def transform(self, example, rng):
+        return {"x": example["x"], "weight": np.float32(0.5 + rng.random())}
+
+    def eval_transform(self, example, rng):
+        return {"x": example["x"]}
+
+    def init(self, key: jax.Array):
         return {"condition": MODEL.init(key, jnp.zeros((1, 4, 4, 8)))["params"]}
 
-    def loss(params, batch, key, step):
+    def loss(self, params, batch, key, step):
         """A weighted mean under noise: what has to be told of parts of a batch."""
         keys = per_example(key, batch)
         noise = jax.vmap(lambda key: jax.random.normal(key, (2, 2, 16)))(keys)
@@ -50,23 +62,15 @@ def make_task(config: Any) -> Task:
         metrics = {"loss": (weighted, total), "error": jnp.mean(error)}
         return weighted / total, Aux(metrics, weight=total)
 
-    def evaluate(params, batch, key):
+    def evaluate(self, params, batch, key):
         y = apply(MODEL, params["condition"], batch["x"])
         return {"size": (jnp.sum(jnp.mean(y**2, (1, 2, 3)) * batch["mask"]), batch["mask"].sum())}
 
-    def transform(example, rng):
-        return {"x": example["x"], "weight": np.float32(0.5 + rng.random())}
+    def preview(self, params, batch, key):
+        return {"toy": np.zeros((8, 8, 3), np.uint8)}
 
-    return Task(
-        init=init,
-        loss=loss,
-        transform=transform,
-        eval_transform=lambda example, rng: {"x": example["x"]},
-        evaluate=evaluate,
-        preview=lambda params, batch, key: {"toy": np.zeros((8, 8, 3), np.uint8)},
-        parts=lambda params: {"condition": Part(MODEL, params["condition"], {})},
-        source=lambda folder, split: Source(),
-    )
+    def parts(self, params):
+        return {"condition": Part(MODEL, params["condition"], {})}
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -76,13 +80,13 @@ def config(**changes: Any) -> dict[str, Any]:
     return dict(
         seed=0, steps=6, batch_size=8, eval_batch_size=8, ema=0.9, keep=2, init_from="",
         log_every=1, save_every=2, eval_every=3, optimizer=optimizer,
-        data=dict(dir="", sources=(), test_sources=()),
+        data=dict(dir="", sources=(), test_sources=(), eval_split="test"),
     ) | changes  # fmt: skip
 
 
-def train(workdir: Path, **changes: Any):
-    with mock.patch.object(loop, "make_task", make_task):
-        return loop.train(config(**changes), workdir)
+def train(workdir: Path, extra_metrics: Any = None, **changes: Any):
+    with mock.patch.object(loop, "make_task", ToyTask):
+        return loop.train(config(**changes), workdir, extra_metrics=extra_metrics)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
 from hsd_jax.swapping.spec import Sampling
-from hsd_jax.training.plan import count_collectives
+from hsd_jax.training.dryrun import count_collectives
 
 _DEVICES = 8
 _STEPS = (2, 8)

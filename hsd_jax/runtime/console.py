@@ -18,12 +18,12 @@ class Progress:
                 ...
                 progress.update()
 
-    With a total the line is a bar with the time that is left.
+    With a total the line is a bar with the time that is left; `done` units of it were there before.
     """
 
-    def __init__(self, total: int | None = None, unit: str = "image"):
+    def __init__(self, total: int | None = None, unit: str = "image", done: int = 0):
         self._start = time.perf_counter()
-        self._total, self._unit = total, unit
+        self._total, self._unit, self._done = total, unit, done
         self._bar: Any = None
         self._shown = sys.stderr is not None and sys.stderr.isatty()
 
@@ -68,8 +68,8 @@ class Progress:
 
             plain = "{desc}" if self._total is None else None
             self._bar = tqdm(
-                total=self._total, unit=self._unit, leave=False, dynamic_ncols=True,
-                bar_format=plain, file=sys.stderr,
+                total=self._total, unit=self._unit, initial=self._done, leave=False,
+                dynamic_ncols=True, bar_format=plain, file=sys.stderr,
             )  # fmt: skip
         return self._bar
 

@@ -1,4 +1,4 @@
-"""A discriminator beside a diffusion loss, so that few calls of the net give crisp pictures.
+"""A discriminator beside a diffusion loss, so that few calls of the net give crisp images.
 
 The mean squared error of one call is least where the net paints the mean of all that could stand in
 the hole: a cloud. A patch discriminator that sees the condition tells clouds from cloth (compare
@@ -39,7 +39,7 @@ def adversarial_terms(
     critic: nn.Module,
     params: Params,
     output: Float[Array, "b h w c"],
-    picture_of: Callable[[jax.Array], jax.Array],
+    latents_of: Callable[[jax.Array], jax.Array],
     real: Float[Array, "b h w c"],
     s: Float[Array, "b h w s"],
     hole: Float[Array, "b h w 1"],
@@ -53,9 +53,9 @@ def adversarial_terms(
     Args:
       critic: `PatchDiscriminator`, with its `params`.
       output: of the net.
-      picture_of: from `output` to the picture that the critic sees, with the known cells put back.
-      real: the true picture.
-      s: the condition, which the critic sees beside the picture.
+      latents_of: from `output` to what the critic sees, with the known cells put back.
+      real: the true latents.
+      s: the condition, which the critic sees beside the latents.
       hole: 1 in the cells that count.
       pull: gradient of the summed loss with respect to `output`.
     """
@@ -64,14 +64,14 @@ def adversarial_terms(
     def judge(critic_params: Params, z: jax.Array) -> jax.Array:
         return apply(critic, critic_params, jnp.concatenate([z, s], axis=-1), train=True)
 
-    fake = jax.lax.stop_gradient(picture_of(output))
+    fake = jax.lax.stop_gradient(latents_of(output))
     on_real, on_fake = judge(params, real), judge(params, fake)
     cells = jax.image.resize(hole, on_real.shape, "linear")
     # As many units as the hole has cells: the terms are sums over the same area as the loss.
     cells *= hole[0].size / cells[0].size
 
     def fooled(x: jax.Array) -> jax.Array:
-        return -jnp.sum(cells * judge(frozen, picture_of(x)))
+        return -jnp.sum(cells * judge(frozen, latents_of(x)))
 
     push = jax.grad(fooled)(jax.lax.stop_gradient(output))
     scale = _length(pull) / jnp.maximum(_length(push), _TINY)

@@ -1,13 +1,16 @@
-"""Augmentation of a picture with its layout: numpy and OpenCV, one example at a time.
+"""Augmentation of an image with its layout: numpy and OpenCV, one example at a time.
 
-Pictures are uint8 `[H, W, 3]`, layouts uint8 `[H, W]`; every function takes the example's own
+Images are uint8 `[H, W, 3]`, layouts uint8 `[H, W]`; every function takes the example's own
 `numpy.random.Generator`, so the same example is augmented alike on any number of processes.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 
-Picture = np.ndarray
+Image = np.ndarray
 Layout = np.ndarray
 Rng = np.random.Generator
 
@@ -15,7 +18,7 @@ cv2.setNumThreads(1)  # the training step owns the other cores
 
 
 def random_window(
-    image: Picture,
+    image: Image,
     layout: Layout,
     rng: Rng,
     size: int,
@@ -24,23 +27,23 @@ def random_window(
     jitter: float = 0.0,
     nearest: bool = False,
     mirror: float = 0.5,
-) -> tuple[Picture, Layout]:
+) -> tuple[Image, Layout]:
     """A `size` x `size` view of the example, turned, enlarged, shifted and perhaps mirrored.
 
     Args:
       image, layout: the example.
       rng: the example's generator.
       size: side of the view in pixels.
-      scale: range of the enlargement, drawn log-uniformly; below `size / H` the picture's own
+      scale: range of the enlargement, drawn log-uniformly; below `size / H` the image's own
         borders fill the rest: its last row downwards (clothes go on), its mirror image sideways.
       rotation: largest angle in degrees.
-      jitter: largest shift as a share of the view; where the picture covers the view with room to
+      jitter: largest shift as a share of the view; where the image covers the view with room to
         spare, the view lies anywhere inside it, and the shift comes on top.
       nearest: `image` holds class indices too.
       mirror: probability of the mirror image.
 
     Returns:
-      The view of the picture and of the layout.
+      The view of the image and of the layout.
     """
     height, width = layout.shape
     zoom = float(np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]))))
@@ -50,7 +53,7 @@ def random_window(
     slack = np.maximum(0.0, np.array([width, height]) * zoom - size)
     offset = rng.uniform(-0.5, 0.5, 2) * slack + rng.uniform(-jitter, jitter, 2) * size
     angle = rng.uniform(-rotation, rotation)
-    center = (width, height)  # of the grown picture, whose borders are half a side on every edge
+    center = (width, height)  # of the grown image, whose borders are half a side on every edge
     matrix = cv2.getRotationMatrix2D(center, angle, zoom)
     matrix[:, 2] += size / 2 + offset - np.array(center)
     if rng.random() < mirror:
@@ -65,6 +68,12 @@ def random_window(
     return image, warp(layout, cv2.INTER_NEAREST)
 
 
+def window_options(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `random_window`, from a config's `data`."""
+    plain = {name: data[name] for name in ("size", "rotation", "jitter", "mirror")}
+    return plain | {"scale": tuple(data["scale"])}
+
+
 def _grow(x: np.ndarray) -> np.ndarray:
     """Half a side more on every edge: mirrored sideways, the outermost row repeated up and down."""
     h, w = x.shape[:2]
@@ -72,7 +81,7 @@ def _grow(x: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(x, h // 2, h // 2, 0, 0, cv2.BORDER_REPLICATE)
 
 
-def random_backdrop(rng: Rng, size: int) -> Picture:
+def random_backdrop(rng: Rng, size: int) -> Image:
     """White, one colour, a gradient, or blurred blobs of colour."""
     kind = rng.integers(4)
     if kind == 0:
@@ -85,14 +94,21 @@ def random_backdrop(rng: Rng, size: int) -> Picture:
     return cv2.resize(coarse, (size, size), interpolation=interpolation)
 
 
-def change_backdrop(image: Picture, layout: Layout, rng: Rng) -> Picture:
+def change_backdrop(image: Image, layout: Layout, rng: Rng) -> Image:
     """Puts the person (layout > 0) on a random backdrop, with a soft edge."""
     person = cv2.GaussianBlur((layout > 0).astype(np.float32), (0, 0), 0.8)[..., None]
     backdrop = random_backdrop(rng, layout.shape[0])
     return (image * person + backdrop * (1 - person)).astype(np.uint8)
 
 
-def jitter_colour(image: Picture, rng: Rng, strength: float = 1.0, grey: float = 0.1) -> Picture:
+def recolour(image: Image, layout: Layout, rng: Rng, data: Mapping[str, Any]) -> Image:
+    """Another backdrop and other colours, as a config's `backdrop` and `colour` ask for."""
+    if rng.random() < data["backdrop"]:
+        image = change_backdrop(image, layout, rng)
+    return jitter_colour(image, rng, data["colour"]) if data["colour"] else image
+
+
+def jitter_colour(image: Image, rng: Rng, strength: float = 1.0, grey: float = 0.1) -> Image:
     """Gamma, contrast, brightness, channel gains and saturation; grey with probability `grey`."""
     gamma = np.exp(rng.uniform(-0.45, 0.45) * strength)
     gains = np.exp(rng.uniform(-0.15, 0.15, 3) * strength)
@@ -107,7 +123,7 @@ def jitter_colour(image: Picture, rng: Rng, strength: float = 1.0, grey: float =
     return cv2.addWeighted(image, saturation, luma, 1 - saturation, 0)
 
 
-def degrade(image: Picture, rng: Rng) -> Picture:
+def degrade(image: Image, rng: Rng) -> Image:
     """What cameras and web pages do: blur, loss of resolution, noise, JPEG; each now and then."""
     if rng.random() < 0.15:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
@@ -126,18 +142,13 @@ def degrade(image: Picture, rng: Rng) -> Picture:
     return image
 
 
-def to_model(image: Picture) -> np.ndarray:
-    """uint8 -> float32 in [-1, 1]."""
-    return image.astype(np.float32) / 127.5 - 1
-
-
 def fit_partner(
     partner: Layout, layout: Layout, face: int, rng: Rng, jitter: float = 0.12
 ) -> Layout:
     """Another person's layout, enlarged and moved until its face lies on this one's.
 
     A swap brings two faces to one size and height before it mixes them; so must the holes that a
-    net trains on. The paper's pictures all have one scale, ours do not.
+    net trains on. The paper's images all have one scale, ours do not.
 
     Args:
       partner, layout: `[H, W]`.
@@ -147,7 +158,7 @@ def fit_partner(
         position.
 
     Returns:
-      The partner's layout on this picture's grid, background where it has none; unchanged when
+      The partner's layout on this image's grid, background where it has none; unchanged when
       either shows no face.
     """
     mine, theirs = face_place(layout, face), face_place(partner, face)

@@ -9,7 +9,7 @@ from orbax.checkpoint import v1 as ocp
 
 from hsd_jax.training.state import Params, TrainState
 
-_FIGURE = "best"
+_RATING = "best"
 
 
 class Checkpoints:
@@ -25,7 +25,7 @@ class Checkpoints:
         Args:
           folder: on a disk that every process sees.
           keep: so many of the newest checkpoints stay.
-          best: "max" or "min" keeps also the one of the highest or lowest figure given to `save`.
+          best: "max" or "min" keeps also the one of the highest or lowest rating given to `save`.
 
         Raises:
           ValueError: any other `best`.
@@ -39,7 +39,7 @@ class Checkpoints:
         if best:
             kept.append(
                 policies.BestN(
-                    get_metric_fn=lambda figures: figures[_FIGURE],
+                    get_metric_fn=lambda metrics: metrics[_RATING],
                     n=1,
                     reverse=best == "min",
                     keep_checkpoints_without_metrics=False,
@@ -69,21 +69,21 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best figure, None when no checkpoint has one."""
-        rated = {c.step: c.metrics[_FIGURE] for c in self._checkpointer.checkpoints if c.metrics}
+        """The step of the best rating, None when no checkpoint has one."""
+        rated = {c.step: c.metrics[_RATING] for c in self._checkpointer.checkpoints if c.metrics}
         if not rated or not self._best:
             return None
         return (max if self._best == "max" else min)(rated, key=lambda step: rated[step])
 
-    def save(self, state: TrainState, step: int, figure: float | None = None) -> None:
+    def save(self, state: TrainState, step: int, rating: float | None = None) -> None:
         """Starts writing the state of `step`; one that is there already is not written again.
 
-        `figure`: by which `best` compares.
+        `rating`: by which `best` compares.
         """
         if step == self._newest:
             return
-        figures = None if figure is None else {_FIGURE: figure}
-        self._checkpointer.save_checkpointables_async(step, {"state": state}, metrics=figures)
+        metrics = None if rating is None else {_RATING: rating}
+        self._checkpointer.save_checkpointables_async(step, {"state": state}, metrics=metrics)
         self._newest = step
 
     def wait(self) -> None:

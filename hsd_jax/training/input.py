@@ -10,14 +10,15 @@ number: the position in the data is the training step, and no iterator state is 
     batch = next(batches)
 
 Reading uses threads in this process. An example is a dict with `image` (uint8 H x W x 3), `layout`
-(uint8 H x W), `source` (str) and, when asked for, `partner`: the layout of another picture, drawn
+(uint8 H x W), `source` (str) and, when asked for, `partner`: the layout of another image, drawn
 uniformly, for head-cover (HS-Diffusion, arXiv 2212.06458, section 3.2).
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -28,8 +29,26 @@ Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Example, np.random.Generator], dict[str, np.ndarray]]
 
+EVAL_SPLIT = "validation"  # where a config's `data.eval_split` names none
 READ_THREADS = 2
 PREFETCH_BATCHES = 8
+
+
+class Records(Protocol):
+    """Random access to the examples of a split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+    def layout(self, index: int) -> np.ndarray:
+        """The layout of an example alone, uint8 H x W."""
+        ...
+
+    @property
+    def names(self) -> list[str]:
+        """Where each example comes from, in order."""
+        ...
 
 
 class Source(Sequence[Example]):
@@ -37,7 +56,7 @@ class Source(Sequence[Example]):
 
     Args:
         builder: TFDS builder of a data set with features image, layout and source.
-        split: "train", "test" or a slice of one, such as "train[:10%]".
+        split: "train", "validation", "test" or a slice of one, such as "train[:10%]".
         cache: decode everything now and keep it as uint8 arrays (H * W * 4 bytes an example).
     """
 
@@ -46,6 +65,7 @@ class Source(Sequence[Example]):
         self._records = builder.as_data_source(split, decoders=skip)
         self._features = builder.info.features
         self._decoded: list[Example] | None = None
+        self._names: list[str] | None = None
         if cache:
             with ThreadPoolExecutor(READ_THREADS) as pool:
                 self._decoded = list(pool.map(self._decode, range(len(self))))
@@ -65,12 +85,16 @@ class Source(Sequence[Example]):
             return self._decoded[index]["layout"]
         return self._decode_layout(self._records[index])
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
         """Where each example comes from: its `source` field, in order."""
-        if self._decoded:
-            return [example["source"] for example in self._decoded]
-        return [self._records[i]["source"].decode() for i in range(len(self))]
+        if self._names is None:
+            self._names = (
+                [example["source"] for example in self._decoded]
+                if self._decoded
+                else [self._records[i]["source"].decode() for i in range(len(self))]
+            )
+        return self._names
 
     def _decode(self, index: int) -> Example:
         record = self._records[index]
@@ -91,7 +115,7 @@ def load_source(
     """Open data set `name` under `data_dir` (where `python -m data.build` put it).
 
     The newest version counts. Arguments `split` and `cache` as in `Source`; for small data sets and
-    many epochs, `cache` saves the decoding (0.6 GB for 2,400 pictures of 256 x 256).
+    many epochs, `cache` saves the decoding (0.6 GB for 2,400 images of 256 x 256).
 
     Raises:
         ValueError: no such data set, or no such split.
@@ -107,14 +131,52 @@ def load_source(
         )
     builder = tfds.builder_from_directory(versions[-1].parent)
     if split.split("[")[0] not in builder.info.splits:
-        raise ValueError(
-            f"no split {split!r} in {builder.data_dir}; use {sorted(builder.info.splits)}"
-        )
+        known = f"no split {split!r} in {builder.data_dir}; use {sorted(builder.info.splits)}"
+        if split.startswith("validation"):
+            known += (
+                f", or build it again, if it is older than that split: python -m data.build {name} "
+                f"--source DIR --out {data_dir}"
+            )
+        raise ValueError(known)
     return Source(builder, split, cache)
 
 
+class LatentSource:
+    """Random access to what `training.tools.latents` encoded, in the form of `Source`."""
+
+    def __init__(self, folder: str, split: str):
+        """Opens FOLDER/SPLIT without reading it.
+
+        Raises:
+          ValueError: nothing encoded there.
+        """
+        path = Path(folder) / split
+        if not (path / "names.json").exists():
+            raise ValueError(
+                f"no latents in {path}: make them with python -m hsd_jax.training.tools.latents"
+            )
+        self._latents = np.load(path / "latents.npy", mmap_mode="r")
+        self._layouts = np.load(path / "layouts.npy", mmap_mode="r")
+        self.names: list[str] = json.loads((path / "names.json").read_text())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Example:
+        """`latents` float16 [h, w, c], `layout` uint8 [H, W], `source`."""
+        return {
+            "latents": np.asarray(self._latents[index]),
+            "layout": self.layout(index),
+            "source": self.names[index],
+        }
+
+    def layout(self, index: int) -> np.ndarray:
+        """The layout alone, uint8 [H, W]."""
+        return np.asarray(self._layouts[index])
+
+
 def make_dataset(
-    source: Source,
+    source: Records,
     *,
     seed: int,
     batch_size: int,
@@ -133,7 +195,7 @@ def make_dataset(
         batch_size: over all processes; each gets batch_size // process_count examples.
         transform: example and its own generator -> dict of arrays of fixed shapes. It runs in
             several threads; the example's arrays are read-only.
-        partner: give `transform` the layout of another picture as example["partner"].
+        partner: give `transform` the layout of another image as example["partner"].
         start_step: index of the first batch; equals skipping that many.
         process_index: this process, 0 <= process_index < process_count.
         process_count: how many processes share each batch.
@@ -156,7 +218,7 @@ def make_dataset(
 
 
 def eval_batches(
-    source: Source,
+    source: Records,
     batch_size: int,
     transform: Transform,
     *,
@@ -169,7 +231,7 @@ def eval_batches(
     """Every example once, in order, in batches of one size, so one compiled step serves them all.
 
     The last batch is filled up with copies of the last example. Each batch has one more entry,
-    `mask`: float32 [local batch], 1 for an example, 0 for a copy; figures must be weighted by it.
+    `mask`: float32 [local batch], 1 for an example, 0 for a copy; metrics must be weighted by it.
     An example's generator depends on `seed` and its place in `source` alone, so what `transform`
     and `partner` make of it does not depend on batch_size, processes or earlier calls.
 
@@ -196,7 +258,7 @@ def _eval_batches(load: "_Loader", batch_size: int, seed: int, p: int, n: int) -
 class _Loader:
     """Position among the chosen examples -> transformed example."""
 
-    def __init__(self, source: Source, indices: np.ndarray, transform: Transform, partner: bool):
+    def __init__(self, source: Records, indices: np.ndarray, transform: Transform, partner: bool):
         if partner and len(indices) < 2:
             raise ValueError(
                 f"partner needs two pictures or more, got {len(indices)}; add pictures"
@@ -208,12 +270,12 @@ class _Loader:
         example = self.source[int(self.indices[place])]
         if self.partner:
             other = int(rng.integers(len(self.indices) - 1))
-            other += other >= place  # any picture but this one
+            other += other >= place  # any image but this one
             example["partner"] = self.source.layout(int(self.indices[other]))
         return self.transform(example, rng)
 
 
-def _choose(source: Source, sources: tuple[str, ...] | None) -> np.ndarray:
+def _choose(source: Records, sources: tuple[str, ...] | None) -> np.ndarray:
     if len(source) == 0:
         raise ValueError("the split holds no examples; use another or add pictures to it")
     if sources is None:

@@ -1,13 +1,10 @@
-"""What a run says: JSON lines, TensorBoard, sample pictures, lines or a bar on the terminal.
+"""What a run says: JSON lines, TensorBoard, sample images, lines or a bar on the terminal.
 
 `metrics.jsonl` holds what the training computes, which is the same for a run that was killed and
 started again as for one that was not, byte for byte; `timing.jsonl` holds what a clock says.
 """
 
 import json
-import shutil
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_BAR_SECONDS = 0.5
+from hsd_jax.runtime import files
+from hsd_jax.runtime.console import Progress
 
 
 class Log:
@@ -33,16 +31,17 @@ class Log:
           steps: of the whole run.
           active: False makes every method do nothing, for all processes but the first.
         """
-        self._workdir, self._steps, self._active = workdir, steps, active
-        self._bar_at = 0.0
-        self.has_figures = False
+        self._workdir, self._active = workdir, active
+        self._bar, self._shown = Progress(steps, "step", start_step), start_step
+        self.evaluated = False
         """Whether `start_step` has been evaluated already."""
         self._board: Any = None
         if active:
             kept = _drop_after(workdir / "metrics.jsonl", start_step)
             _drop_after(workdir / "timing.jsonl", start_step)
             last = [name for line in kept if line["step"] == start_step for name in line]
-            self.has_figures = any(name.startswith("test/") for name in last)
+            # Metrics of a split are named SPLIT/NAME, those of a step have no slash.
+            self.evaluated = any("/" in name for name in last)
             from tensorboardX import SummaryWriter  # slow to import
 
             self._board = SummaryWriter(
@@ -67,7 +66,7 @@ class Log:
         self.write_line(f"step {step:>7}  " + "  ".join(shown + _spoken(timing or {})))
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Each uint8 `[H, W, 3]` picture as `samples/NAME-STEP.png`."""
+        """Each uint8 `[H, W, 3]` image as `samples/NAME-STEP.png`."""
         if not self._active:
             return
         folder = self._workdir / "samples"
@@ -86,20 +85,13 @@ class Log:
     def write_line(self, line: str) -> None:
         """A plain line on the terminal."""
         if self._active:
-            print("\r\x1b[K" * sys.stderr.isatty() + line, file=sys.stderr, flush=True)
+            self._bar.print(line)
 
-    def progress(self, step: int, seconds_left: float | None) -> None:
-        """A bar on a terminal, redrawn now and then; nothing where the output is a file."""
-        now = time.perf_counter()
-        if not (self._active and sys.stderr.isatty()) or now - self._bar_at < _BAR_SECONDS:
-            return
-        self._bar_at = now
-        count = f" {step}/{self._steps}"
-        left = "" if seconds_left is None else f"  {_clock(seconds_left)} left"
-        width = max(10, shutil.get_terminal_size().columns - len(count + left) - 3)
-        done = width * step // max(1, self._steps)
-        sys.stderr.write(f"\r\x1b[K[{'=' * done}{' ' * (width - done)}]{count}{left}")
-        sys.stderr.flush()
+    def progress(self, step: int) -> None:
+        """A bar with rate and time left on a terminal; nothing where the output is a file."""
+        if self._active:
+            self._bar.update(step - self._shown)
+            self._shown = step
 
     def flush(self) -> None:
         """Everything written is on the disk of this machine."""
@@ -108,6 +100,7 @@ class Log:
 
     def close(self) -> None:
         """After this nothing may be written."""
+        self._bar.__exit__()
         if self._board is not None:
             self._board.close()
 
@@ -119,9 +112,7 @@ def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines()
     kept = [record for record in map(_record, lines) if record and record["step"] <= step]
     if len(kept) < len(lines):
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(path)
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 

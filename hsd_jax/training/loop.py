@@ -1,7 +1,7 @@
 """The training loop: the same for every task; its order of operations is a contract."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax import weights
+from hsd_jax.runtime import files
 from hsd_jax.training.checkpoint import Checkpoints
-from hsd_jax.training.input import eval_batches, load_source, make_dataset
+from hsd_jax.training.input import EVAL_SPLIT, Records, eval_batches, make_dataset
 from hsd_jax.training.log import Log
 from hsd_jax.training.observe import Pace, Trace, Watch, hardware_of, model_flops, overview
 from hsd_jax.training.optimizer import make_optimizer
-from hsd_jax.training.parallel import Parallel, Run, make_parallel, numbered, on_host
+from hsd_jax.training.parallel import CompiledStep, Parallel, make_parallel, numbered, on_host
 from hsd_jax.training.processes import Stop
 from hsd_jax.training.rng import named_key
-from hsd_jax.training.state import Batch, Step, TrainState, create_state, make_step
+from hsd_jax.training.state import Batch, Params, TrainState, create_state
+from hsd_jax.training.step import TrainStep
 from hsd_jax.training.tasks import Task, make_task
 
 # What a config need not say.
@@ -27,15 +29,25 @@ DEFAULTS: Mapping[str, Any] = {
     "parallel": "sharded",  # or "pmap"
     "mesh": {"data": -1, "fsdp": 1},
     "accumulate": 1,  # parts of a batch worked through one after the other
-    "best": "",  # a test figure: its best checkpoint stays
+    "best": "",  # a metric of an evaluation, SPLIT/NAME: its best checkpoint stays
     "best_mode": "max",  # or "min"
+    "eval_metrics": (),  # further metrics of an evaluation (hsd_jax.evaluation.during_training)
+    "eval_weights": "",  # folder or name of the weights that they need, "" for the embedded
     "profile": 0,  # steps of an XProf trace
 }
 # Steps of a run that are not traced: the first compiles.
 _UNTRACED = 3
 
+# EMA parameters on the host -> metrics of an evaluation, the same on every process.
+ExtraMetric = Callable[[Params], Mapping[str, float]]
 
-def train(config: Mapping[str, Any], workdir: Path, export_only: bool = False) -> TrainState | None:
+
+def train(
+    config: Mapping[str, Any],
+    workdir: Path,
+    export_only: bool = False,
+    extra_metrics: Mapping[str, ExtraMetric] | None = None,
+) -> TrainState | None:
     """Trains to `config["steps"]`, going on from the newest checkpoint of `workdir`.
 
     SIGTERM saves and returns early; started again, the run goes on.
@@ -47,6 +59,7 @@ def train(config: Mapping[str, Any], workdir: Path, export_only: bool = False) -
         weights/ (the EMA parameters as released files) and weights_best/ where `best` is set. With
         several processes it lies on a disk that all see.
       export_only: write the newest checkpoint's weights and train no further.
+      extra_metrics: by name, what `eval_metrics` asks for beside the task's own evaluation.
 
     Returns:
       The last state; None with `export_only`, which reads the EMA alone.
@@ -55,31 +68,28 @@ def train(config: Mapping[str, Any], workdir: Path, export_only: bool = False) -
       ValueError: the config does not fit the task, the devices or the data.
       FloatingPointError: a metric became NaN or infinite; the last checkpoint is untouched.
     """
-    config = {**DEFAULTS, **config}
+    config, extra = {**DEFAULTS, **config}, extra_metrics or {}
+    if lacking := set(config["eval_metrics"]) - set(extra):
+        raise ValueError(
+            f"eval_metrics names {min(lacking)!r}, which was not given: use one of "
+            f"{', '.join(extra) or 'none'}, or train by python -m hsd_jax.train"
+        )
     parallel = make_parallel(config)
     task = make_task(config)
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        files.write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
     best = config["best_mode"] if config["best"] else ""
     state = None
     with Checkpoints(workdir / "checkpoints", config["keep"], best) as checkpoints:
-        run = _Run(config, task, parallel, workdir, checkpoints)
+        run = _Run(config, task, parallel, workdir, checkpoints, extra)
         if not export_only:
             state, finished = run.run()
             if not finished:
                 return state
         checkpoints.wait()
-        run.export()
+        run.release()
     return state
-
-
-def export(task: Task, ema: Any, folder: Path) -> None:
-    """Writes the task's nets from EMA parameters, as released files; all processes must call it."""
-    ema = on_host(ema)
-    if jax.process_index() == 0:
-        for name, part in task.parts(ema).items():
-            weights.save_part(folder, name, part.module, part.params, part.extra)
 
 
 @dataclass
@@ -91,30 +101,20 @@ class Training:
     parallel: Parallel
 
     def __post_init__(self) -> None:
-        self.optimizer = make_optimizer(self.config["optimizer"], self.config["steps"])
-
-    def source(self, split: str) -> Any:
-        """The records of "train" or "test"."""
-        data = self.config["data"]
-        if self.task.source is not None:
-            return self.task.source(data["dir"], split)
-        name, cache = data.get("name", "halfbody"), data.get("cache", True)
-        return load_source(data["dir"], split, name=name, cache=cache)
+        config = self.config
+        self.optimizer = make_optimizer(config["optimizer"], config["steps"])
+        self.step = TrainStep(
+            self.task.loss, self.optimizer, config["ema"], config["seed"], config["accumulate"]
+        )
 
     def create(self) -> TrainState:
         """The state at step 0; pure."""
         params = self.task.init(named_key(self.config["seed"], "init"))
         return create_state(params, self.optimizer)
 
-    def make_step(self, *how: Any) -> Step:
-        """The pure step; `how` goes on to `state.make_step`."""
-        return make_step(self.task.loss, self.optimizer, self.config["ema"], *how)
-
-    def compile(self, state: Any) -> Run:
+    def compile(self, state: Any) -> CompiledStep:
         """The step on this run's devices; compiles when first called."""
-        return self.parallel.step(
-            self.make_step, self.config["seed"], state, self.config["accumulate"]
-        )
+        return self.parallel.compile(self.step, state)
 
 
 @dataclass
@@ -123,9 +123,11 @@ class _Run(Training):
 
     workdir: Path
     checkpoints: Checkpoints
+    extra_metrics: Mapping[str, ExtraMetric]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.eval_split = self.config["data"].get("eval_split", EVAL_SPLIT)
         self.evaluate = self.parallel.evaluator(self.task.evaluate, self.config["seed"])
 
     def start(self) -> TrainState:
@@ -145,7 +147,7 @@ class _Run(Training):
     def run(self) -> tuple[TrainState, bool]:
         """The state at the end, and whether that is the end of the training."""
         config, data, state = self.config, self.config["data"], self.start()
-        first, load = int(state.step), self.source
+        first, load = int(state.step), self.task.source
         log = Log(self.workdir, first, config["steps"], jax.process_index() == 0)
         _announce(log, self.parallel, state, self.task.note)
         batches: Any = make_dataset(
@@ -160,20 +162,20 @@ class _Run(Training):
         )
         try:
             with Stop() as stop:
-                return self._steps(state, batches, load("test"), log, stop)
+                return self._steps(state, batches, load(self.eval_split), log, stop)
         finally:
             batches.close()
             log.close()
 
     def _steps(
-        self, state: TrainState, batches: Iterator[Any], test: Any, log: Log, stop: Stop
+        self, state: TrainState, batches: Iterator[Any], held_out: Records, log: Log, stop: Stop
     ) -> tuple[TrainState, bool]:
         config, first = self.config, int(state.step)
         run, watch = self.compile(state), Watch()
         pace = Pace(first, config["steps"], config["batch_size"])
         trace = Trace(self.workdir / "profile", first + _UNTRACED, config["profile"])
-        if first and self._due("eval_every", first) and not _agreed(log.has_figures):
-            self._evaluate(state, first, test, log)  # it was stopped before it could
+        if first and self._due("eval_every", first) and not _agreed(log.evaluated):
+            self._evaluate(state, first, held_out, log)  # it was stopped before it could
         # THE ORDER IS A CONTRACT: batch k makes step k, and a checkpoint of step k saw k batches.
         # Whatever is said about step k is written before its checkpoint, so that a run killed in
         # between says it again.
@@ -187,7 +189,7 @@ class _Run(Training):
                 state, metrics = run(state, batch)
             watch.add(done, metrics)
             trace.after(done, metrics)
-            log.progress(done, pace.seconds_left(done))
+            log.progress(done)
             stopping = stop.asked(done) and done < config["steps"]
             logs, evaluates, saves = (
                 self._due(every, done) for every in ("log_every", "eval_every", "save_every")
@@ -196,13 +198,13 @@ class _Run(Training):
                 values = watch.look()
             if logs:
                 log.write_scalars(done, values, pace.report(done))
-            figures = {}
+            evaluated = {}
             if evaluates and not stopping:
-                figures = self._evaluate(state, done, test, log)
+                evaluated = self._evaluate(state, done, held_out, log)
                 pace.restart(done)
-            figure = _figure(figures, config["best"])
-            if saves or stopping or figure is not None:
-                self.checkpoints.save(state, done, figure)
+            rating = _rating(evaluated, config["best"])
+            if saves or stopping or rating is not None:
+                self.checkpoints.save(state, done, rating)
             if stopping:
                 log.write_line(f"told to stop: saved step {done}; started again, the run goes on")
                 break
@@ -212,11 +214,13 @@ class _Run(Training):
     def _due(self, every: str, step: int) -> bool:
         return step % self.config[every] == 0 or step == self.config["steps"]
 
-    def _evaluate(self, state: TrainState, step: int, test: Any, log: Log) -> dict[str, float]:
-        """Test figures of the EMA parameters, and pictures of the first batch."""
+    def _evaluate(
+        self, state: TrainState, step: int, held_out: Records, log: Log
+    ) -> dict[str, float]:
+        """Metrics of the EMA parameters on `held_out`, and images of its first batch."""
         config, task = self.config, self.task
         batches = eval_batches(
-            test,
+            held_out,
             config["eval_batch_size"],
             task.eval_transform,
             partner=task.partner,
@@ -224,32 +228,39 @@ class _Run(Training):
             **_this_process(),
         )
         totals: dict[str, np.ndarray] = {}
+        ema = state.ema if jax.process_count() == 1 else on_host(state.ema)
         for number, batch in enumerate(batches):
             ratios = self.evaluate(state.ema, self.parallel.put(batch), np.int32(number))
             for name, ratio in jax.device_get(ratios).items():
                 totals[name] = totals.get(name, 0) + np.array(ratio, np.float64)
-            if number == 0:
-                ema = state.ema if jax.process_count() == 1 else on_host(state.ema)
-                if jax.process_index() == 0:
-                    key = named_key(config["seed"], "eval")
-                    log.write_images(step, task.preview(ema, numbered(batch), key))
-        figures = {f"test/{name}": float(a / b) for name, (a, b) in totals.items() if b}
-        log.write_scalars(step, figures)
-        return figures
+            if number == 0 and jax.process_index() == 0:
+                key = named_key(config["seed"], "eval")
+                log.write_images(step, task.preview(ema, numbered(batch), key))
+        metrics = {name: float(a / b) for name, (a, b) in totals.items() if b}
+        for name in config["eval_metrics"]:
+            metrics |= self.extra_metrics[name](ema)
+        metrics = {f"{self.eval_split}/{name}": value for name, value in metrics.items()}
+        log.write_scalars(step, metrics)
+        return metrics
 
     def _model_flops(self, state: TrainState, batch: Batch) -> float | None:
         """Of a step, where there is a peak to compare with: it costs a second tracing."""
         if hardware_of(jax.devices()[0].device_kind) is None:
             return None
-        return model_flops(self.make_step(), state, batch, named_key(0, ""))
+        return model_flops(self.step, state, batch)
 
-    def export(self) -> None:
-        """The newest EMA into weights/, and the best figure's into weights_best/."""
+    def release(self) -> None:
+        """The newest EMA into weights/, and the best metric's into weights_best/."""
         like = self.parallel.abstract(self.create)
         folders = {"weights": self.checkpoints.latest, "weights_best": self.checkpoints.best}
         for folder, step in folders.items():
-            if step is not None:
-                export(self.task, self.checkpoints.restore_ema(like, step), self.workdir / folder)
+            if step is None:
+                continue
+            ema = on_host(self.checkpoints.restore_ema(like, step))
+            if jax.process_index() == 0:
+                for name, part in self.task.parts(ema).items():
+                    path = self.workdir / folder
+                    weights.save_part(path, name, part.module, part.params, part.extra)
 
 
 def _this_process() -> dict[str, int]:
@@ -265,12 +276,13 @@ def _agreed(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
 
 
-def _figure(figures: Mapping[str, float], name: str) -> float | None:
-    if not name or not figures:
+def _rating(metrics: Mapping[str, float], name: str) -> float | None:
+    """The metric by which checkpoints are compared."""
+    if not name or not metrics:
         return None
-    if name not in figures:
-        raise ValueError(f"best is {name!r}: use one of {', '.join(sorted(figures))}")
-    return figures[name]
+    if name not in metrics:
+        raise ValueError(f"best is {name!r}: use one of {', '.join(sorted(metrics))}")
+    return metrics[name]
 
 
 def _announce(log: Log, parallel: Parallel, state: TrainState, note: str) -> None:

@@ -81,27 +81,22 @@ class Pace:
         """Starts the clock at `step` of `steps`, each of `batch_size` images over all processes."""
         self._step, self._steps, self._batch_size = step, steps, batch_size
         self._then = time.perf_counter()
-        self._seconds: float | None = None
-
-    def seconds_left(self, step: int) -> float | None:
-        """At the speed last reported."""
-        return None if self._seconds is None else self._seconds * (self._steps - step)
 
     def report(self, step: int) -> dict[str, float]:
         """Speed since the last `report` or `restart`; `mfu` against the bfloat16 peak if known."""
-        self._seconds = (time.perf_counter() - self._then) / max(1, step - self._step)
+        seconds = (time.perf_counter() - self._then) / max(1, step - self._step)
         self.restart(step)
         report = {
-            "seconds_per_step": self._seconds,
-            "images_per_second": self._batch_size / self._seconds,
-            "seconds_left": self._seconds * (self._steps - step),
+            "seconds_per_step": seconds,
+            "images_per_second": self._batch_size / seconds,
+            "seconds_left": seconds * (self._steps - step),
         }
         if self.flops:
-            report["model_tflops_per_second"] = self.flops / self._seconds / _T
+            report["model_tflops_per_second"] = self.flops / seconds / _T
             hardware = hardware_of(jax.devices()[0].device_kind)
             if hardware:
                 peak = hardware.flops * jax.device_count()
-                report["mfu"] = self.flops / self._seconds / peak
+                report["mfu"] = self.flops / seconds / peak
         return report
 
     def restart(self, step: int) -> None:

@@ -1,6 +1,6 @@
 """One pure step on many devices: sharded by `jax.jit` over a mesh, or mapped by `jax.pmap`.
 
-Both run `make_step`'s function; `pmap` gives it an axis name. "sharded" (the default) splits
+Both run one `TrainStep`; `pmap` gives it an axis name. "sharded" (the default) splits
 the batch over the whole mesh ("data", "fsdp") and, with fsdp > 1, also parameters, optimizer state
 and EMA over "fsdp", by their shapes alone (as google-research/big_vision, `sharding.py`, does).
 `pmap` keeps a copy of everything on every device.
@@ -8,7 +8,7 @@ and EMA over "fsdp", by their shapes alone (as google-research/big_vision, `shar
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -16,14 +16,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hsd_jax.training.rng import named_key
-from hsd_jax.training.state import Batch, Metrics, Step, Sums, TrainState
+from hsd_jax.training.state import Batch, Metrics, TrainState
+from hsd_jax.training.step import TrainStep
 
 AXES = ("data", "fsdp")
 MODES = ("sharded", "pmap")
 # Smaller arrays are copied: what sharding them saves is less than what gathering them costs.
 MIN_SHARD_SIZE = 2**16
 
-Run = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def fsdp_spec(shape: Sequence[int], fsdp: int) -> PartitionSpec:
@@ -89,35 +90,32 @@ class Parallel:
             for name, value in numbered(batch, index).items()
         }
 
-    def step(self, make: Callable[..., Step], seed: int, state: Any, accumulate: int = 1) -> Run:
-        """`(state, batch) -> (state, metrics)`, compiled when first called; `state` is used up.
+    def compile(self, step: TrainStep, state: Any) -> CompiledStep:
+        """The step on these devices, compiled when first called; the state given is used up.
 
-        Args:
-          make: `make_step` but for its first three arguments.
-          seed: of the run; the step's key follows from it and from `state.step`.
-          state: the state or its shapes.
-          accumulate: see `make_step`. The compiler would reduce the gradients of every part; so
-            each device sums its own, and they are reduced once.
+        `state`: the state or its shapes.
         """
         if self.mode == "pmap":
-            return self._mapped(_keyed(make(AXES[0], accumulate), seed))
-        apart = (AXES, accumulate, self._on_each_device) if accumulate > 1 else ()
+            return self._mapped(step)
+        copied, split = PartitionSpec(), self.by_example.spec
+
+        def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            if step.accumulate == 1:
+                return step(state, batch)
+            # The compiler would reduce the gradients of every part: so each device sums its own,
+            # and they are reduced once.
+            sums = jax.shard_map(
+                partial(step.sums, axis_name=AXES), mesh=self.mesh,
+                in_specs=(copied, split, copied), out_specs=copied, check_vma=False,
+            )  # fmt: skip
+            return step.update(state, sums(state.params, batch, state.step))
+
         shardings = self.state_shardings(state)
         return jax.jit(
-            _keyed(make(*apart), seed),
+            run,
             in_shardings=(shardings, self.by_example),
             out_shardings=(shardings, self.replicated),
             donate_argnums=0,
-        )
-
-    def _on_each_device(self, sums: Sums) -> Sums:
-        copied, split = PartitionSpec(), self.by_example.spec
-        return jax.shard_map(
-            sums,
-            mesh=self.mesh,
-            in_specs=(copied, split, copied, copied),
-            out_specs=copied,
-            check_vma=False,  # it would reduce the gradients of every part
         )
 
     def evaluator(
@@ -130,9 +128,9 @@ class Parallel:
 
         return jax.jit(run, out_shardings=self.replicated)
 
-    def _mapped(self, step: Run) -> Run:
+    def _mapped(self, step: TrainStep) -> CompiledStep:
         mapped = jax.pmap(
-            step,
+            partial(step, axis_name=AXES[0]),
             axis_name=AXES[0],
             in_axes=(None, 0),
             out_axes=None,
@@ -228,11 +226,3 @@ def _sizes(data: int, fsdp: int, count: int) -> tuple[int, int]:
         raise ValueError(f"{wanted}: {known} does not divide {count}; name both sizes")
     return (count // known, fsdp) if data == -1 else (data, count // known)
 
-
-def _keyed(step: Step, seed: int) -> Run:
-    """The key is made inside: nothing but the batch goes to the devices."""
-
-    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return step(state, batch, named_key(seed, "train", state.step))
-
-    return run

@@ -63,7 +63,7 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
 
     def distance(x: Images, y: Images) -> jax.Array:
         # numpy until here: a compiled step takes them in without asking a device for them. One
-        # traced copy serves both pictures.
+        # traced copy serves both images.
         frozen = jax.lax.stop_gradient(params)
         return apply(module, frozen, x, y)
 
@@ -99,14 +99,14 @@ def against_critic(
     devices, the whole batch's derivatives count.
 
     Args:
-      reconstruction, generator: of pictures, to scalars.
-      decode: last kernel -> pictures, equal to `y` at `last_kernel`.
+      reconstruction, generator: of images, to scalars.
+      decode: last kernel -> images, equal to `y` at `last_kernel`.
       last_kernel: of the decoder's last convolution.
-      y: the pictures.
+      y: the images.
       share: 0 leaves the generator out.
     """
     y_value, last_kernel = jax.lax.stop_gradient((y, last_kernel))
-    # By the pictures first: both nets that judge are gone through once, whatever the weight.
+    # By the images first: both nets that judge are gone through once, whatever the weight.
     nll, by_nll = jax.value_and_grad(reconstruction)(y_value)
     g, by_g = jax.value_and_grad(generator)(y_value)
     _, pull = jax.vjp(decode, last_kernel)
@@ -114,8 +114,9 @@ def against_critic(
     ratio = jnp.linalg.norm(of_nll.ravel()) / (jnp.linalg.norm(of_g.ravel()) + _TINY)
     weight = share * jnp.clip(ratio, 0, _CEILING)
     nll, g, weight, slope = jax.lax.stop_gradient((nll, g, weight, by_nll + weight * by_g))
-    moved = jnp.sum(y * slope)
-    return Judged(nll + weight * g + (moved - jax.lax.stop_gradient(moved)), g, weight)
+    # Worth 0: it carries the gradient alone.
+    carrier = jnp.sum(y * slope)
+    return Judged(nll + weight * g + (carrier - jax.lax.stop_gradient(carrier)), g, weight)
 
 
 def with_leaf(tree: Params, path: tuple[str, ...], leaf: jax.Array) -> dict[str, Any]:

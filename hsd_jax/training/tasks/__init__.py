@@ -1,7 +1,8 @@
-"""The four trainings: each file makes a `Task` from a config; the loop knows no more than this."""
+"""The four trainings: each file makes a `Task` of a config; the loop knows no more than this."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,18 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from hsd_jax.training.state import Batch, Loss, Params
+from hsd_jax.training.input import Example, Records, load_source
+from hsd_jax.training.state import Aux, Batch, Params
 
-Example = dict[str, Any]
+Arrays = dict[str, np.ndarray]
 Ratios = dict[str, tuple[jax.Array, jax.Array]]
-TASKS = ("autoencoder", "diffusion", "layout", "parser")
+# Name in a config -> class in the file of that name.
+TASKS = {
+    "autoencoder": "AutoencoderTask",
+    "diffusion": "DiffusionTask",
+    "layout": "LayoutTask",
+    "parser": "ParserTask",
+}
 
 
 @dataclass(frozen=True)
@@ -25,30 +33,59 @@ class Part:
     extra: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the loop needs of a training."""
+class Task(ABC):
+    """What the loop needs of a training. Nothing changes after it was made.
 
-    init: Callable[[jax.Array], Params]
-    """key -> the whole parameter tree, nets that are trained together side by side."""
-    loss: Loss
-    """The scalar to minimise; pure."""
-    transform: Callable[[Example, np.random.Generator], Example]
-    """Record -> training example (augmentation included)."""
-    eval_transform: Callable[[Example, np.random.Generator], Example]
-    """Record -> test example."""
-    evaluate: Callable[[Params, Batch, jax.Array], Ratios]
-    """Test figures of a batch as (numerator, denominator): both are summed over the split. Pure."""
-    preview: Callable[[Params, Batch, jax.Array], dict[str, np.ndarray]]
-    """Pictures that show a person how it goes."""
-    parts: Callable[[Params], dict[str, Part]]
-    """What the training yields, by part name (see `hsd_jax.weights`)."""
+    Attributes:
+      config: the whole of it, as a plain nested dict; `data` is its part about the examples.
+      partner: examples carry `partner`, the layout of another random person.
+      note: what a person should be told at the start of a run.
+    """
+
     partner: bool = False
-    """Examples carry `partner`, the layout of another random person."""
-    source: Callable[[str, str], Any] | None = None
-    """(data folder, split) -> records, where they are not the pictures and layouts themselves."""
     note: str = ""
-    """What a person should be told at the start of a run."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.config, self.data = config, config["data"]
+
+    def source(self, split: str) -> Records:
+        """The records of a split of the data set.
+
+        Raises:
+          ValueError: it is not there.
+        """
+        name, cache = self.data.get("name", "halfbody"), self.data.get("cache", True)
+        return load_source(self.data["dir"], split, name=name, cache=cache)
+
+    @abstractmethod
+    def transform(self, example: Example, rng: np.random.Generator) -> Arrays:
+        """Record -> training example, augmentation included."""
+
+    @abstractmethod
+    def eval_transform(self, example: Example, rng: np.random.Generator) -> Arrays:
+        """Record -> example of an evaluation."""
+
+    @abstractmethod
+    def init(self, key: jax.Array) -> Params:
+        """The whole parameter tree, nets that are trained together side by side; pure."""
+
+    @abstractmethod
+    def loss(
+        self, params: Params, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """See `state.Loss`; pure."""
+
+    @abstractmethod
+    def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Ratios:
+        """Metrics of a batch as (numerator, denominator), both summed over the split; pure."""
+
+    @abstractmethod
+    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+        """Images that show a person how it goes, uint8 `[H, W, 3]`."""
+
+    @abstractmethod
+    def parts(self, params: Params) -> dict[str, Part]:
+        """What the training yields, by part name (see `hsd_jax.weights`)."""
 
 
 def make_task(config: Mapping[str, Any]) -> Task:
@@ -60,4 +97,5 @@ def make_task(config: Mapping[str, Any]) -> Task:
     name = config["task"]
     if name not in TASKS:
         raise ValueError(f"task is {name!r}: use one of {', '.join(TASKS)}")
-    return importlib.import_module(f"hsd_jax.training.tasks.{name}").make(config)
+    module = importlib.import_module(f"hsd_jax.training.tasks.{name}")
+    return getattr(module, TASKS[name])(config)

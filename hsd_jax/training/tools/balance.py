@@ -4,7 +4,7 @@
 
 A net trained with class weights says the classes that were weighed up too often, and the most
 probable class is not what IoU wants anyway. One factor a class, found by coordinate ascent on
-training pictures, is written into DIR/parser.json; `hsd_jax.parsing.photo_parser` applies it.
+training images, is written into DIR/parser.json; `hsd_jax.parsing.photo_parser` applies it.
 """
 
 import argparse
@@ -17,9 +17,12 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.evaluation.metrics import confusion, ious
 from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.runtime import files
 from hsd_jax.runtime.console import module_parser, status_of
+from hsd_jax.training.input import load_source
 
-_PICTURES = 100  # of the training split, evenly spread
+_NAME = "hsd_jax.training.tools.balance"
+_IMAGES = 100  # of the training split, evenly spread
 _STEPS = (0.7, 0.85, 1.2, 1.4)
 _ROUNDS = 2
 _GAIN = 2e-4  # of the mean IoU: less is noise
@@ -61,19 +64,16 @@ def fit(probabilities: np.ndarray, layouts: np.ndarray) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.training.tools.balance"
-    arguments = module_parser(name, __doc__)
-    add = arguments.add_argument
+    parser = module_parser(_NAME, __doc__)
+    add = parser.add_argument
     add("--weights", required=True, metavar="DIR", help="folder with parser.json")
     add("--data", required=True, metavar="DIR", help="folder of the built data set")
-    add("--sources", nargs="+", metavar="NAME", help="only pictures of these")
-    options = arguments.parse_args(argv)
-    return status_of(name, lambda: _run(options), extras="train")
+    add("--sources", nargs="+", metavar="NAME", help="only images of these")
+    options = parser.parse_args(argv)
+    return status_of(_NAME, lambda: _run(options), extras="train")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from hsd_jax.training.input import load_source
-
     folder = weights.find(options.weights)
     part = weights.load_part(folder, "parser")
     part.extra.pop("balance", None)
@@ -82,8 +82,8 @@ def _run(options: argparse.Namespace) -> None:
         i for i, name in enumerate(source.names) if not options.sources or name in options.sources
     ]
     if not chosen:
-        raise ValueError(f"no pictures from {', '.join(options.sources)}")
-    chosen = chosen[:: max(1, len(chosen) // _PICTURES)]
+        raise ValueError(f"no images from {', '.join(options.sources)}")
+    chosen = chosen[:: max(1, len(chosen) // _IMAGES)]
     seen = [source[i] for i in chosen]
     # Every second pixel is enough to count by.
     found = np.stack([parser.probabilities(x["image"])[::2, ::2] for x in seen])
@@ -91,9 +91,9 @@ def _run(options: argparse.Namespace) -> None:
     path = folder / "parser.json"
     record = json.loads(path.read_text())
     record["extra"]["balance"] = [round(float(x), 3) for x in factors]
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    files.write_text(path, json.dumps(record, indent=2) + "\n")
     told = zip(parser.labels.classes, record["extra"]["balance"], strict=True)
-    print(f"{len(seen)} pictures:", ", ".join(f"{name} {value}" for name, value in told))
+    print(f"{len(seen)} images:", ", ".join(f"{name} {value}" for name, value in told))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.runtime.console import module_parser, status_of
 
+_NAME = "hsd_jax.training.tools.interpolate"
+
 
 def interpolate(
     first: Path, second: Path, output: Path, share: float, parts: Sequence[str]
@@ -51,8 +53,7 @@ def interpolate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.training.tools.interpolate"
-    parser = module_parser(name, __doc__)
+    parser = module_parser(_NAME, __doc__)
     add = parser.add_argument
     add("first", type=Path, metavar="FIRST")
     add("second", type=Path, metavar="SECOND")
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--parts", nargs="+", default=["unet", "condition"], metavar="NAME")
     options = parser.parse_args(argv)
     arguments = (options.first, options.second, options.output, options.share, options.parts)
-    return status_of(name, lambda: interpolate(*arguments))
+    return status_of(_NAME, lambda: interpolate(*arguments), extras="train")
 
 
 if __name__ == "__main__":

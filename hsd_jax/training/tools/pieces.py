@@ -7,6 +7,7 @@ What is carried: the config, the metrics and the newest checkpoint, which is all
 of the training needs to go on. The pieces are one tar archive, cut; every piece has its checksum.
 """
 
+import argparse
 import hashlib
 import io
 import json
@@ -17,14 +18,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hsd_jax.runtime import files
 from hsd_jax.runtime.console import module_parser, status_of
 
+_NAME = "hsd_jax.training.tools.pieces"
 _MANIFEST = "pieces.json"
 _LEFT = ("tensorboard", "samples", "weights", "weights_best")  # made anew, or only looked at
 _MIB = 1 << 20
 
 
-def export_run(workdir: Path, pieces: Path, limit: int = 16 * _MIB) -> list[Path]:
+def cut(workdir: Path, pieces: Path, limit: int = 16 * _MIB) -> list[Path]:
     """Writes the pieces of a run and their list, pieces.json.
 
     Args:
@@ -42,12 +45,12 @@ def export_run(workdir: Path, pieces: Path, limit: int = 16 * _MIB) -> list[Path
         raise ValueError(f"pieces of {limit} bytes: use 1024 or more")
     if pieces.exists() and not (pieces / _MANIFEST).is_file() and any(pieces.iterdir()):
         raise ValueError(f"{pieces} holds other files: give a new folder")
-    files = list(_files(workdir))
+    carried = list(_files(workdir))
     shutil.rmtree(pieces, ignore_errors=True)
     pieces.mkdir(parents=True)
     with tempfile.TemporaryFile(dir=pieces) as archive:
         with tarfile.open(fileobj=archive, mode="w") as tar:
-            for path in files:
+            for path in carried:
                 tar.add(path, path.relative_to(workdir).as_posix(), recursive=False)
         archive.seek(0)
         written, sums = [], []
@@ -55,12 +58,12 @@ def export_run(workdir: Path, pieces: Path, limit: int = 16 * _MIB) -> list[Path
             written.append(pieces / f"{len(written):04}.piece")
             written[-1].write_bytes(part)
             sums.append(hashlib.sha256(part).hexdigest())
-    (pieces / _MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2) + "\n")
+    files.write_text(pieces / _MANIFEST, json.dumps({"sha256": sums}, indent=2) + "\n")
     return written
 
 
-def import_run(pieces: Path, workdir: Path) -> None:
-    """The run of `export_run` again, in a folder that must not exist yet.
+def join(pieces: Path, workdir: Path) -> None:
+    """The run of `cut` again, in a folder that must not exist yet.
 
     Raises:
       ValueError: a piece is missing or damaged, or `workdir` is there already.
@@ -100,8 +103,7 @@ def _files(workdir: Path) -> Iterator[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.training.tools.pieces"
-    parser = module_parser(name, __doc__)
+    parser = module_parser(_NAME, __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="a run to pieces")
     out.add_argument("workdir", type=Path, metavar="WORKDIR")
@@ -111,16 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     back.add_argument("pieces", type=Path, metavar="PIECES")
     back.add_argument("workdir", type=Path, metavar="WORKDIR")
     options = parser.parse_args(argv)
+    return status_of(_NAME, lambda: _run(options), extras="train")
 
-    def run() -> None:
-        if options.command == "import":
-            import_run(options.pieces, options.workdir)
-            return
-        written = export_run(options.workdir, options.pieces, options.mib * _MIB)
-        total = sum(path.stat().st_size for path in written) / _MIB
-        print(f"{options.pieces}: {len(written)} pieces, {total:.1f} MiB")
 
-    return status_of(name, run)
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "import":
+        join(options.pieces, options.workdir)
+        return
+    written = cut(options.workdir, options.pieces, options.mib * _MIB)
+    total = sum(path.stat().st_size for path in written) / _MIB
+    print(f"{options.pieces}: {len(written)} pieces, {total:.1f} MiB")
 
 
 if __name__ == "__main__":

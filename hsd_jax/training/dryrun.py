@@ -24,7 +24,6 @@ from hsd_jax.models.conv import compiled_for
 from hsd_jax.training.loop import DEFAULTS, Training
 from hsd_jax.training.observe import Hardware, hardware_of, model_flops
 from hsd_jax.training.parallel import make_parallel, numbered
-from hsd_jax.training.rng import named_key
 from hsd_jax.training.tasks import make_task
 
 _G, _T = 2.0**30, 1e12
@@ -34,7 +33,7 @@ COLLECTIVES = (
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2,
           "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}  # fmt: skip
 # libtpu asks a machine with TPUs about itself and locks them. Here there are none: with answers it
-# asks nobody, and two plans may be made at once. They do not bind it to this kind of TPU.
+# asks nobody, and two dry runs may go at once. They do not bind it to this kind of TPU.
 _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -46,7 +45,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What the compiler says of one step; bytes are a device's."""
 
     device_kind: str
@@ -74,10 +73,10 @@ class Plan:
         return self.flops / (self.devices * known.flops * mfu)
 
 
-def make_plan(config: Mapping[str, Any], topology: str) -> Plan:
+def dry_run(config: Mapping[str, Any], topology: str) -> DryRun:
     """Compiles the step of `config` for `topology`.
 
-    Data need not be there: the shapes of a batch then come from blank pictures of `data.size` (256
+    Data need not be there: the shapes of a batch then come from blank images of `data.size` (256
     where there is none), or blank latents of `data.channels` (3).
 
     Raises:
@@ -102,10 +101,10 @@ def make_plan(config: Mapping[str, Any], topology: str) -> Plan:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise ValueError(f"does not fit {topology}: {_first_line(error)}") from error
-        flops = model_flops(training.make_step(), state, batch, named_key(0, ""))
+        flops = model_flops(training.step, state, batch)
     memory = compiled.memory_analysis()
     state_bytes = _bytes_on_a_device(state)
-    return Plan(
+    return DryRun(
         device_kind=devices[0].device_kind,
         devices=parallel.size,
         mesh=dict(parallel.mesh.shape),
@@ -138,29 +137,29 @@ def _little_effort() -> Iterator[None]:
             jax.config.update(name, value)
 
 
-def describe(plan: Plan, mfu: float) -> str:
-    """The plan for a person to read; `mfu` in (0, 1] is what the step time is told for."""
-    known: Hardware | None = hardware_of(plan.device_kind)
-    mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+def describe(run: DryRun, mfu: float) -> str:
+    """The result for a person to read; `mfu` in (0, 1] is what the step time is told for."""
+    known: Hardware | None = hardware_of(run.device_kind)
+    mesh = " x ".join(f"{name} {size}" for name, size in run.mesh.items())
     rows = [
-        f"{plan.devices} x {plan.device_kind}, mesh {mesh}, batch {plan.batch_size}",
+        f"{run.devices} x {run.device_kind}, mesh {mesh}, batch {run.batch_size}",
         "memory of a device:",
-        f"  state       {plan.state_bytes / _G:8.3f} GiB",
-        f"  batch       {plan.batch_bytes / _G:8.3f} GiB",
-        f"  temporary   {plan.temporary_bytes / _G:8.3f} GiB",
-        f"  together    {plan.total_bytes / _G:8.3f} GiB"
+        f"  state       {run.state_bytes / _G:8.3f} GiB",
+        f"  batch       {run.batch_bytes / _G:8.3f} GiB",
+        f"  temporary   {run.temporary_bytes / _G:8.3f} GiB",
+        f"  together    {run.total_bytes / _G:8.3f} GiB"
         + (f" of {known.memory / _G:.0f}" if known else ""),
     ]
-    if plan.flops is not None:
-        rows.append(f"model FLOPs of a step: {plan.flops:.3e}")
-    rows.append("collectives in the program:" if plan.collectives else "collectives: none")
-    for kind, (count, size) in plan.collectives.items():
+    if run.flops is not None:
+        rows.append(f"model FLOPs of a step: {run.flops:.3e}")
+    rows.append("collectives in the program:" if run.collectives else "collectives: none")
+    for kind, (count, size) in run.collectives.items():
         rows.append(f"  {kind:<19}{count:>4}   {size / 2**20:10.3f} MiB")
-    seconds = plan.seconds(mfu)
+    seconds = run.seconds(mfu)
     if seconds is not None:
         rows.append(
             f"step at {100 * mfu:.0f} % MFU: {seconds:.4f} s, "
-            f"{plan.batch_size / seconds:.0f} images/s"
+            f"{run.batch_size / seconds:.0f} images/s"
         )
     return "\n".join(rows)
 
@@ -169,7 +168,7 @@ def topology_devices(topology: str) -> tuple[Sequence[Any], str]:
     """The devices to compile for, and their platform.
 
     Raises:
-      ValueError: see `make_plan`.
+      ValueError: see `dry_run`.
     """
     kind, _, shape = topology.partition(":")
     if kind == "cpu" and shape.isdigit():
@@ -222,7 +221,7 @@ def _abstract_batch(training: Training) -> Any:
     """Shapes and shardings of a whole batch, from one example."""
     config, task = training.config, training.task
     try:
-        example = training.source("train")[0]
+        example = task.source("train")[0]
     except ValueError:
         size = config["data"].get("size", 256)
         blank = np.zeros((size, size), np.uint8)
