@@ -34,7 +34,7 @@ class Rate(NamedTuple):
         return 1000 * self.seconds * self.batch_size / self.examples
 
     def told(self, step_ms: float) -> str:
-        """The figures for a person to read, beside a training step of so many milliseconds."""
+        """The numbers for a person to read, beside a training step of so many milliseconds."""
         late = self.batch_ms - step_ms
         wait = "never waits for them" if late <= 0 else f"waits {late:.1f} ms for each"
         return (

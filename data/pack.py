@@ -1,4 +1,4 @@
-"""A folder of pictures and layouts as one small tar file, to be carried to a lent machine.
+"""A folder of images and layouts as one small tar file, to be carried to a lent machine.
 
     python -m data.pack --source PICTURES --out pictures.tar [--quality N]
 

@@ -1,4 +1,4 @@
-"""What the builders share: records of a picture and its layout, read ahead, checked and stored.
+"""What the builders share: records of an image and its layout, read ahead, checked and stored.
 
 TFDS alone writes shards, into a folder that it renames at the end. So a build that was cut off
 leaves nothing that counts; `sweep` removes what it did leave.
@@ -149,7 +149,7 @@ def pair_features(encoding: str) -> Any:
 
 
 def open_image(path: Path, pair: str) -> Image.Image:
-    """The decoded picture of a file.
+    """The decoded image of a file.
 
     Raises:
       ValueError: naming the pair: no such file, or it cannot be decoded.

@@ -30,7 +30,7 @@ def _main(argv: list[str]) -> None:
             _plan(config, _PLAN.value)
         else:
             _train(config, Path(_WORKDIR.value or ""))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"hsd_jax.train: {error}")
 
 

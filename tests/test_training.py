@@ -195,6 +195,13 @@ def test_extra_metrics_that_cannot_be_are_refused(data_dir: Path, latent_dir: Pa
         during_training.resolve(config | dict(eval_metrics=("pd",)))
 
 
+def test_a_diffusion_run_without_latents_says_how_to_make_them(data_dir: Path, tmp_path: Path):
+    config = tiny_config("diffusion", data_dir, 1)
+    config["data"]["latents"] = str(tmp_path)
+    with pytest.raises(ValueError, match="no latents in .*: make them with python -m hsd_jax"):
+        loop.train(config, tmp_path / "run")
+
+
 def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: Path):
     loop.train(tiny_config("parser", data_dir, 2), tmp_path)
     config = tiny_config("parser", data_dir, 6)

@@ -151,13 +151,9 @@ class LatentSource:
           ValueError: nothing encoded there.
         """
         path = Path(folder) / split
-        if not (path / "names.json").exists():
-            raise ValueError(
-                f"no latents in {path}: make them with python -m hsd_jax.training.tools.latents"
-            )
+        self.names: list[str] = _of_latents(path / "names.json")
         self._latents = np.load(path / "latents.npy", mmap_mode="r")
         self._layouts = np.load(path / "layouts.npy", mmap_mode="r")
-        self.names: list[str] = json.loads((path / "names.json").read_text())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -173,6 +169,20 @@ class LatentSource:
     def layout(self, index: int) -> np.ndarray:
         """The layout alone, uint8 [H, W]."""
         return np.asarray(self._layouts[index])
+
+
+def latent_statistics(folder: str) -> dict[str, list[float]]:
+    """`mean` and `std` of each channel of the latents in a folder; ValueError without them."""
+    return _of_latents(Path(folder) / "stats.json")
+
+
+def _of_latents(path: Path) -> Any:
+    if not path.exists():
+        raise ValueError(
+            f"no latents in {path.parent}: make them with "
+            "python -m hsd_jax.training.tools.latents"
+        )
+    return json.loads(path.read_text())
 
 
 def make_dataset(

@@ -121,7 +121,7 @@ class Parallel:
     def evaluator(
         self, evaluate: Callable[[Any, Batch, jax.Array], Any], seed: int
     ) -> Callable[[Any, Batch, np.integer], Any]:
-        """`(parameters, batch, number of the batch) -> figures`, compiled, on every process."""
+        """`(parameters, batch, number of the batch) -> its metrics`, compiled, on every process."""
 
         def run(params: Any, batch: Batch, number: jax.Array) -> Any:
             return evaluate(params, batch, jax.random.fold_in(named_key(seed, "eval"), number))

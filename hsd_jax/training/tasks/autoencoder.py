@@ -42,7 +42,7 @@ class AutoencoderTask(Task):
         trains no discriminator.
 
     Net and discriminator take their steps at once, from one forward pass; CompVis' discriminator
-    sees the reconstructions of the net after its step.
+    is trained on the reconstructions of the net after its step.
     """
 
     def __init__(self, config: Mapping[str, Any]):

@@ -5,10 +5,8 @@ learnt windows at one scale runs on whole images of that scale, at a quarter of 
 (compare Patch Diffusion, arXiv 2304.12526). `window` = the latents' side is the paper's training.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -28,7 +26,7 @@ from hsd_jax.models.unet import UNet
 from hsd_jax.swapping.mixing import Regions
 from hsd_jax.training import augment
 from hsd_jax.training.adversary import Terms, adversarial_terms
-from hsd_jax.training.input import Example, LatentSource
+from hsd_jax.training.input import Example, LatentSource, latent_statistics
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
@@ -71,7 +69,7 @@ class DiffusionTask(Task):
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
         self.labels, self.weights = LABEL_SETS[config["labels"]], config["loss"]
-        self.stats = json.loads((Path(self.data["latents"]) / "stats.json").read_text())
+        self.stats = latent_statistics(self.data["latents"])
         # numpy: the step, compiled under the transfer guard, may not ask a device for a constant.
         self.mean, self.std = (
             np.array(self.stats[name], np.float32)[None, None, None] for name in ("mean", "std")
