@@ -20,6 +20,7 @@ def _base() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.labels = "halfbody9"
+    config.crop_size = 256  # of swaps with these weights
     config.init_from = ""  # a folder or name of released weights to start from
     config.ema = 0.999
     config.keep = 2  # newest checkpoints that stay

@@ -57,6 +57,7 @@ def base(size: int) -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.labels = "cihp20"
+    config.crop_size = size  # of swaps with these weights
     config.init_from = ""  # a folder or name of released weights to start from
     config.ema = 0.0
     config.keep = 3  # newest checkpoints that stay
@@ -147,6 +148,7 @@ def _layout(config: ConfigDict) -> None:
 
 def _parser(config: ConfigDict) -> None:
     config.batch_size, config.steps = 64, 30_000
+    config.crop_size = 256  # also where the others work at 512
     config.ema = 0.999
     config.optimizer.update(
         dict(learning_rate=5e-4, warmup=500, decay="cosine", b1=0.9, b2=0.99, weight_decay=1e-4,

@@ -246,6 +246,7 @@ class DiffusionTask(Task):
 
     def parts(self, params: Params) -> dict[str, Part]:
         facts = {
+            "size": self.config["crop_size"],
             "labels": self.labels.name,
             "latent_mean": self.stats["mean"],
             "latent_std": self.stats["std"],
@@ -256,7 +257,7 @@ class DiffusionTask(Task):
         }
         return {
             "unet": Part(self.unet, params["unet"], facts),
-            "condition": Part(self.stem, params["condition"], {}),
+            "condition": Part(self.stem, params["condition"], {"labels": self.labels.name}),
         }
 
 

@@ -97,7 +97,8 @@ class ParserTask(Task):
         return {"parser": np.concatenate(rows[:6])}
 
     def parts(self, params: Params) -> dict[str, Part]:
-        return {"parser": Part(self.model, params["parser"], {"labels": self.labels.name})}
+        facts = {"labels": self.labels.name, "size": self.config["crop_size"]}
+        return {"parser": Part(self.model, params["parser"], facts)}
 
 
 def log_likelihood(
