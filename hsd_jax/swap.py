@@ -16,6 +16,7 @@ from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.swapping.finish import Preserve, paste_back
+from hsd_jax.swapping.mattes import old_strands
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair, aligned, frame_pair
 from hsd_jax.swapping.plan import Plan
@@ -143,6 +144,9 @@ class HeadSwapper:
         plan = self._runner.plan(_stack(heads, "layout"), _stack(bodies, "layout"))
         # Beyond its photo's edge a head is repeated pixels: its layout may go on there, they not.
         plan = plan._replace(head=plan.head & _stack(heads, "inside"))
+        if self.spec.finish.old_hair:
+            strands = [old_strands(body, self.spec) for body in bodies]
+            plan = plan._replace(body=plan.body & ~np.stack(strands))
         painted = self._runner.paint(
             _stack(heads, "image"), _stack(bodies, "image"), plan,
             seeds=np.array(seeds, np.uint32),

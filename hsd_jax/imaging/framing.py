@@ -44,6 +44,12 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
+def enlarge(layout: np.ndarray, size: int) -> np.ndarray:
+    """A layout `[h, w]` of uint8 values at `size` x `size`, nearest."""
+    image = Image.fromarray(layout.astype(np.uint8))
+    return np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
+
+
 def resize_map(values: np.ndarray, size: int) -> np.ndarray:
     """float32 map `[h, w]` to `[size, size]`, bilinear."""
     image = Image.fromarray(values.astype(np.float32))

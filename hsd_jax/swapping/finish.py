@@ -11,7 +11,7 @@ The paper, too, fills the background of photos apart from its diffusion model (a
 LaMa).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,8 +21,10 @@ from scipy import ndimage
 from hsd_jax.diffusion.fill import push_pull
 from hsd_jax.imaging import framing, texture
 from hsd_jax.imaging.colour import to_lab, to_rgb
+from hsd_jax.imaging.matting import foreground_colours
 from hsd_jax.parsing.complexion import skin_classes
 from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.mattes import head_matte
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import SwapSpec
@@ -80,6 +82,9 @@ def paste_back(
             head_alpha=framing.resize_map(layers.head_alpha, side),
             body_alpha=framing.resize_map(layers.body_alpha, side),
         )
+        if spec.finish.hair:
+            native, behind = _with_hair(native, pair, finished, spec)
+            finished = behind
         square = blend(framing.resize(finished, side), native)
         generated = native.generated_alpha
     image = framing.paste(body.photo, square, body.crop)
@@ -132,6 +137,26 @@ def blend(painted: np.ndarray, layers: Layers) -> np.ndarray:
     for image, alpha in ((layers.body, layers.body_alpha), (layers.head, layers.head_alpha)):
         result += alpha[..., None] * (image - result)
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
+
+
+def _with_hair(
+    layers: Layers, pair: Pair, finished: np.ndarray, spec: SwapSpec
+) -> tuple[Layers, np.ndarray]:
+    """Layers whose head ends in its own strands, and the painted image as it is behind them."""
+    matte, side = head_matte(pair.head, spec), len(layers.head)
+    zone, alpha = (framing.resize_map(x, side) for x in (matte.zone, matte.alpha))
+    whole = layers.head_alpha + zone * (alpha - layers.head_alpha)
+    colours = foreground_colours(layers.head, np.where(zone > 0.5, alpha, 1.0).astype(np.float32))
+    head = np.clip(np.round(layers.head + zone[..., None] * (colours - layers.head)), 0, 255)
+    # What is painted along the head is hair: behind strands the background goes on instead.
+    shown = framing.resize_map(matte.zone, spec.size)
+    hair = np.isin(pair.head.layout, spec.labels.head)
+    grown = ndimage.binary_dilation(hair, iterations=_whole(2 * spec.scale))
+    outside = 1 - grown.astype(np.float32)
+    behind = membrane(finished.astype(np.float32), outside)
+    share = (shown * (1 - outside))[..., None]
+    behind = np.clip(np.round(finished + share * (behind - finished)), 0, 255).astype(np.uint8)
+    return replace(layers, head=head.astype(np.uint8), head_alpha=whole), behind
 
 
 def settle(

@@ -17,6 +17,7 @@ from hsd_jax.weights import Loaded
 PARTS = ("autoencoder", "unet", "condition", "layout_generator")
 """The networks between two parsed photos and one."""
 
+_LENGTHS = ("hue_range", "smooth_layout", "hair", "old_hair")
 UNIT = 256
 """Lengths are told in pixels of a crop of this side."""
 
@@ -46,6 +47,10 @@ class Finish:
     """How far painted skin may be from the face in CIE a*b*."""
     clean_edge: float = 0.0
     """Share of the colours inside painted skin over those of its edge, where latents mix."""
+    hair: float = 0.0
+    """Pixels of a crop of 256 around the new head in which its strands are matted."""
+    old_hair: float = 0.0
+    """Pixels of a crop of 256 around the old head in which its strands are painted over."""
     smooth_layout: float = 0.0
     """Pixels of a crop of 256 over which edges of generated layouts are smoothed."""
     mirror_layout: bool = False
@@ -70,7 +75,7 @@ class Finish:
             if isinstance(value, bool) != wants_bool or not isinstance(value, bool | int | float):
                 kind = "true or false" if wants_bool else "a number"
                 raise ValueError(f"finish: {name} is {value!r}, it must be {kind}")
-            is_share = not wants_bool and name not in ("hue_range", "smooth_layout")
+            is_share = not wants_bool and name not in _LENGTHS
             if not wants_bool and not 0 <= value <= (1 if is_share else UNIT):
                 raise ValueError(f"finish: {name} is {value!r}, out of range")
         return cls(**values)
