@@ -68,13 +68,13 @@ def _matte(
     """The alpha of a head, and the zone along its border with the background."""
     head, background = np.isin(layout, labels.head), layout == labels.background
     other = ~head & ~background
-    inner = ndimage.distance_transform_edt(head)
-    outer = ndimage.distance_transform_edt(~head)
+    inner = np.asarray(ndimage.distance_transform_edt(head))
+    outer = np.asarray(ndimage.distance_transform_edt(~head))
     unit = size / 256
     band = (inner < _INSIDE * unit) & (outer < reach * unit) & ~other
     # Jaws lie on necks, and long hair on clothes: there a parser's outline is the better one.
-    to_background = ndimage.distance_transform_edt(~background)
-    to_other = ndimage.distance_transform_edt(~other) if other.any() else np.inf
-    band &= np.asarray(to_background < to_other)
+    to_background = np.asarray(ndimage.distance_transform_edt(~background))
+    to_other = np.asarray(ndimage.distance_transform_edt(~other))
+    band &= (to_background < to_other) | ~other.any()
     alpha = closed_form(image, head & ~band, ~head & ~band)
     return alpha, band
