@@ -178,6 +178,8 @@ def _fill(folder: Path, output: Path, source: str) -> list[str]:
 def _advice(output: Path) -> list[str]:
     """What the folder lacks for a swap."""
     missing = [part for part in _SWAP_PARTS if not (output / f"{part}.json").exists()]
+    if len(missing) == len(_SWAP_PARTS):
+        return []  # a network of training and evaluation alone
     if missing:
         return [f"for `hsd swap --weights {output}` it lacks {', '.join(missing)} (see --fill)"]
     extra = read_config(output / "unet.json")["extra"]

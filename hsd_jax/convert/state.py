@@ -30,6 +30,7 @@ _WEIGHTS = (
 _SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt", ".bin")
 _MODEL_FOLDERS = {"autoencoder": ("vqvae", "vae"), "unet": ("unet",)}
 _MAX_CONFIG = 16 * 2**20
+_TENSORS = (Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _in_folder(folder: Path, part: str | None) -> Path:
         for name in _WEIGHTS:
             if (folder / sub / name).is_file():
                 return folder / sub / name
+    if part == "perceptual" and (folder / "perceptual.safetensors").is_file():
+        return folder / "perceptual.safetensors"  # in a folder of ours
     files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
     if len(files) == 1:
         return files[0]
@@ -201,7 +204,7 @@ def _tensors_of(saved: Any, file: Path) -> dict[str, Any]:
 
 
 def _named_tensors(items: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key): value for key, value in items.items() if isinstance(value, Tensor)}
+    return {str(key): value for key, value in items.items() if isinstance(value, _TENSORS)}
 
 
 def _without_module(tensors: dict[str, Any]) -> dict[str, Any]:

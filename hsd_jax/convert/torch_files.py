@@ -1,7 +1,7 @@
 """Torch's files without torch: what `torch.save` wrote, its tensors read when they are asked for.
 
 Two containers: since torch 1.6 a zip archive with one record a storage, before that a row of
-pickles followed by the storages.
+pickles followed by the storages. A plain pickle of numpy's arrays in nested dicts is read too.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hsd_jax.convert import pickles
-from hsd_jax.convert.pickle_calls import Refused, Storage, TensorSpec
+from hsd_jax.convert.pickles import Array, Refused, Storage, TensorSpec
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -50,6 +50,8 @@ class Tensor:
 
 def load(path: Path) -> Any:
     """What `torch.save` wrote to `path`: dicts, lists and scalars, with `Tensor` for tensors.
+
+    Of a plain pickle, its arrays of floats by their slash-joined keys.
 
     Raises:
       ValueError: no torch file, a damaged one, or one that asks for more than tensors.
@@ -122,6 +124,8 @@ def _load_legacy(path: Path) -> Any:
             magic = pickles.load(data)
         except Refused as error:
             raise Refused(f"it is no file of torch.save ({error})") from error
+        if arrays := _arrays(magic):
+            return arrays
         if magic != LEGACY_MAGIC or pickles.load(data) != _LEGACY_PROTOCOL:
             raise Refused("it is no file of torch.save: a pickle of another kind")
         machine = pickles.load(data)
@@ -136,6 +140,20 @@ def _load_legacy(path: Path) -> Any:
     if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
         raise Refused("its list of storages is damaged")
     return _bind(saved, _Row(path, begin, [storages[str(key)] for key in keys]))
+
+
+def _arrays(saved: Any) -> dict[str, np.ndarray]:
+    """The arrays in nested dicts by their slash-joined keys, as JAX's users pickle parameters."""
+    found: dict[str, np.ndarray] = {}
+    seen, queue = set(), [("", saved)]
+    while queue:
+        name, item = queue.pop()
+        if isinstance(item, Array) and item.value is not None:
+            found[name[1:]] = item.value
+        elif isinstance(item, dict) and id(item) not in seen:
+            seen.add(id(item))
+            queue.extend((f"{name}/{key}", value) for key, value in item.items())
+    return found
 
 
 class _Row:
