@@ -3,17 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hsd_jax.convert.tensors import Leaf, Progress, Shape, Table, param_shapes, to_params
+from hsd_jax.convert.tensors import Progress, Shape, Table, make_table, param_shapes, to_params
 from hsd_jax.models.inception import MIN_SIZE, NUM_CLASSES, InceptionV3
 
-_LEAVES = {
-    "kernel": "conv.weight",
-    "scale": "bn.weight",
-    "bias": "bn.bias",
-    "mean": "bn.running_mean",
-    "var": "bn.running_var",
-}
-_CLASSIFIER = {"fc.weight": Leaf("fc/kernel", "dense"), "fc.bias": Leaf("fc/bias", "as_is")}
 _IGNORE = (r".*\.num_batches_tracked",)  # a counter that inference does not read
 
 
@@ -52,10 +44,10 @@ def load(
 
 def names_table(shapes: Mapping[str, Shape]) -> Table:
     """Torch's names; ours are theirs but for the last two parts."""
-    table = dict(_CLASSIFIER)
-    for path in shapes:
+
+    def rename(path: str) -> str:
         *parents, leaf = path.split("/")
-        if parents != ["fc"]:
-            kind = "conv" if leaf == "kernel" else "as_is"
-            table[".".join([*parents, _LEAVES[leaf]])] = Leaf(path, kind)
-    return table
+        layer = "conv" if leaf == "kernel" else "bn"
+        return path if parents == ["fc"] else "/".join([*parents, layer, leaf])
+
+    return make_table(shapes, rename)

@@ -45,23 +45,32 @@ class Unread:
     kind: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Storage:
-    """A run of numbers in the file."""
+    """A run of numbers in the file; `source.read(storage)` gives all of them, `[numel]`."""
 
     dtype: np.dtype
     key: str
     numel: int
+    source: Any = None
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """A strided view of a storage, within its bounds; strides are in elements."""
+class Tensor:
+    """A strided view of a storage, in elements; it stays in the file until `np.asarray` asks."""
 
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    def __init__(
+        self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ):
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+        self.dtype = storage.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """A fresh array each time; ValueError when the file is damaged there."""
+        values = self.storage.source.read(self.storage)
+        # Within bounds: that was checked when the tensor was made.
+        strides = [stride * self.dtype.itemsize for stride in self.strides]
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides)
+        return np.array(view, dtype or self.dtype)
 
 
 @dataclass(eq=False)
@@ -79,21 +88,22 @@ class _Dtype:
     order: Any = None
 
 
-def load(stream: Any) -> Any:
+def load(stream: Any, storages: list[Storage] | None = None) -> Any:
     """The object that one pickle in `stream` describes; the stream is left behind its end.
 
     Args:
       stream: with `read`, `readline` and `tell`; `read` must not allocate more than there is.
+      storages: takes up those that it refers to; the caller tells their sources.
 
     Returns:
-      Dicts, lists, tuples and scalars, with `TensorSpec` for tensors, `Array` for numpy's arrays,
-      and `Name` and `Unread` for what is never made.
+      Dicts, lists, tuples and scalars, with `Tensor` for torch's tensors, `Array` for numpy's
+      arrays, and `Name` and `Unread` for what is never made.
 
     Raises:
       Refused: it asks for more, or is damaged.
     """
     try:
-        return _Machine().run(stream)
+        return _Machine([] if storages is None else storages).run(stream)
     except Refused:
         raise
     except Exception as error:  # a hostile file can make the decoder fail in any way
@@ -101,15 +111,16 @@ def load(stream: Any) -> Any:
         raise Refused(f"its pickle is damaged ({' '.join(detail.split())[:200]})") from error
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, storages: list[Storage] | None = None) -> Any:
     """`load` of bytes."""
-    return load(io.BytesIO(data))
+    return load(io.BytesIO(data), storages)
 
 
 class _Machine:
     """The stack machine. `pickletools` tells what an instruction takes from the stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, storages: list[Storage]) -> None:
+        self.storages = storages
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # the stacks below each open MARK
         self.memo: dict[int, Any] = {}
@@ -149,6 +160,10 @@ class _Machine:
         module, _, qualified = arg.partition(" ")
         self.stack.append(_name(module, qualified))
 
+    def storage(self, _: Any) -> None:
+        self.storages.append(_storage(self.stack.pop()))
+        self.stack.append(self.storages[-1])
+
 
 # Instructions whose argument is the value.
 _VALUES = {
@@ -167,6 +182,7 @@ _MOVES: dict[str, Callable[[_Machine, Any], Any]] = {
     "POP_MARK": lambda machine, _: machine._take(True),
     "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
     "GLOBAL": _Machine.name,
+    "BINPERSID": _Machine.storage,
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
 }
@@ -251,9 +267,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "NEWFALSE": lambda: False,
     "EMPTY_TUPLE": tuple,
     "TUPLE": tuple,
-    "TUPLE1": lambda *items: items,
-    "TUPLE2": lambda *items: items,
-    "TUPLE3": lambda *items: items,
+    **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3"), lambda *items: items),
     "EMPTY_LIST": list,
     "LIST": list,
     "APPEND": lambda target, item: _extend(target, [item]),
@@ -268,7 +282,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "STACK_GLOBAL": _name,
     "REDUCE": _call,
     "BUILD": _build,
-    "BINPERSID": _storage,
 }
 # What each takes, from the top on: whether all since the last MARK, which counts as one.
 _OPERANDS = {
@@ -284,7 +297,7 @@ _OPERANDS = {
 # What may be called. Each takes the arguments of the torch or Python function that it stands for.
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorSpec:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
     """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
     if not isinstance(storage, Storage):
         raise Refused("a tensor in it has no storage")
@@ -298,7 +311,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Ten
         raise Refused(
             f"a tensor of shape {list(shape)[:8]} in it reaches outside its {storage.numel} numbers"
         )
-    return TensorSpec(storage, offset, shape, strides)
+    return Tensor(storage, offset, shape, strides)
 
 
 def _whole(values: Any, what: str) -> tuple[int, ...]:

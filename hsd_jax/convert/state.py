@@ -6,7 +6,7 @@ beside its configuration.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hsd_jax.convert import torch_files
-from hsd_jax.convert.torch_files import Tensor
+from hsd_jax.convert.pickles import Tensor
 
 # In a folder, the first of these that is there.
 _WEIGHTS = (
@@ -216,10 +216,5 @@ def _without_module(tensors: dict[str, Any]) -> dict[str, Any]:
 
 def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The tensors whose names begin with `prefix`, without it."""
-    return dict(_under(tensors, prefix))
-
-
-def _under(tensors: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            yield name[len(prefix) :], value
+    cut = len(prefix)
+    return {name[cut:]: value for name, value in tensors.items() if name.startswith(prefix)}

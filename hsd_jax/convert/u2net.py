@@ -7,16 +7,9 @@ end in logits: `jax.nn.sigmoid(module.apply({"params": params}, x).fused)` is it
 from collections.abc import Mapping
 from typing import Any
 
-from hsd_jax.convert.tensors import Leaf, Progress, Shape, Table, param_shapes, to_params
+from hsd_jax.convert.tensors import Progress, Shape, Table, make_table, param_shapes, to_params
 from hsd_jax.models.layout_generator import PRESETS, LayoutGenerator, Stage, Stages, U2Net, stages
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 KNOWN = ("num_classes", "focus_sharpness")
 _IGNORE = (r".*\.num_batches_tracked",)  # a counter that inference does not read
 
@@ -71,12 +64,7 @@ def load(
 
 def names_table(shapes: Mapping[str, Shape]) -> Table:
     """The reference's names, for a `U2Net` or a `LayoutGenerator`."""
-    table = {}
-    for path in shapes:
-        *parents, leaf = path.removeprefix("net/").split("/")
-        kind = "conv" if leaf == "kernel" else "as_is"
-        table[".".join([*parents, _LEAVES[leaf]])] = Leaf(path, kind)
-    return table
+    return make_table(shapes, lambda path: path.removeprefix("net/"))
 
 
 def _generator(

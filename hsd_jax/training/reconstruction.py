@@ -56,7 +56,7 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
     Raises:
       ValueError: no such file, or another network.
     """
-    from hsd_jax.convert.dispatch import load
+    from hsd_jax.convert import load
     from hsd_jax.convert.state import read
 
     state = read(file, "perceptual")
