@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from hsd_jax.convert import compvis, compvis_names, diffusers, diffusers_names, u2net
 from hsd_jax.convert.state import State, read, read_config
-from hsd_jax.convert.tensors import Progress, Shape, Table, to_state
+from hsd_jax.convert.tensors import Shape, Table, to_state
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.layout_generator import LayoutGenerator, U2Net
@@ -108,10 +108,7 @@ def settings_of(kind: str | None, part: str) -> tuple[str, ...]:
 
 
 def load(
-    state: State,
-    part: str,
-    config: Mapping[str, Any] | str | Path | None = None,
-    progress: Progress | None = None,
+    state: State, part: str, config: Mapping[str, Any] | str | Path | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """One network of a checkpoint: (module, params as numpy arrays); see `from_torch`."""
     if part not in PARTS:
@@ -122,20 +119,20 @@ def load(
         match kind_of(state.tensors, part):
             case "diffusers":
                 beside = beside if "block_out_channels" in beside else {}
-                return diffusers.load(state.tensors, part, beside | given, progress)
+                return diffusers.load(state.tensors, part, beside | given)
             case "u2net" if part == "layout_generator":
-                return u2net.load(state.tensors, given, progress)
+                return u2net.load(state.tensors, given)
             case "perceptual":
                 from hsd_jax.convert import perceptual  # here: few need it
 
-                return perceptual.load(state.tensors, given, progress)
+                return perceptual.load(state.tensors, given)
             case "inception":
                 from hsd_jax.convert import inception
 
-                return inception.load(state.tensors, given, progress)
+                return inception.load(state.tensors, given)
         beside = compvis.settings_of(beside if "model" in beside else {}, part)
         settings = beside | compvis.settings_of(given, part)
-        return compvis.load(state.tensors, part, settings, progress)
+        return compvis.load(state.tensors, part, settings)
     except ValueError as error:
         raise ValueError(f"{state.source}: {error}") from error
 

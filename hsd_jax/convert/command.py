@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,14 @@ def _import(args: argparse.Namespace, tell: Tell) -> list[str]:
     tell(f"reading {args.src} ...")
     states = _states(args)
     _check_used(given, states)
-    lines, extras = [], _extras(args.src, states, facts)
+    lines = []
     with _staged(args.output) as folder:
         for part, state in states.items():
             allowed = convert.settings_of(convert.kind_of(state.tensors, part), part)
             own = {key: value for key, value in given.items() if key in allowed}
-            module, params = convert.load(state, part, own, partial(_tell_done, tell, part))
-            extra = extras.get(part, {})
+            tell(f"converting {part} ...")
+            module, params = convert.load(state, part, own)
+            extra = _extra(part, module, args.src, state, facts)
             _check_labels(part, params, extra)
             tell(f"writing {part} ...")
             weights.save_part(folder, part, module, params, extra, np.float32)
@@ -60,10 +60,6 @@ def _import(args: argparse.Namespace, tell: Tell) -> list[str]:
         if args.fill:
             lines += _fill(folder, args.output, args.fill)
     return [*lines, *_advice(args.output)]
-
-
-def _tell_done(tell: Tell, part: str, done: int, total: int) -> None:
-    tell(f"converting {part}: {done} of {total} tensors")
 
 
 def _states(args: argparse.Namespace) -> dict[str, State]:
@@ -123,40 +119,22 @@ def _check_used(given: Mapping[str, Any], states: Mapping[str, State]) -> None:
         raise ValueError(f"--set {unused[0]}: {', '.join(states)} can be given {names}")
 
 
-def _extras(
-    source: Path, states: Mapping[str, State], known: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """The facts to write with each part; `HeadSwapper` reads them."""
-
-    def of(*keys: str) -> dict[str, Any]:
-        return {key: known[key] for key in keys if key in known}
-
-    extras = {"condition": of("labels"), "layout_generator": of("labels", "size")}
-    if "unet" in states:
-        extras["unet"] = {
-            "known": False,
-            "steps": SOLVERS["dpmpp"].num_steps,
-            **_unet_facts(source, states["unet"]),
-            **of(*(key for key in _FACTS if key != "size")),
-        }
-    return extras
-
-
-def _unet_facts(source: Path, state: State) -> dict[str, Any]:
-    channels = next(
-        value.shape[0]
-        for suffix in ("out.2.bias", "conv_out.bias")
-        for name, value in state.tensors.items()
-        if name.endswith(suffix) and "first_stage" not in name
-    )
+def _extra(
+    part: str, module: Any, source: Path, state: State, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts to write with a part; `HeadSwapper` reads them."""
+    keys = {
+        "unet": [key for key in _FACTS if key != "size"],
+        "condition": ["labels"],
+        "layout_generator": ["labels", "size"],
+    }
+    told = {key: known[key] for key in keys.get(part, ()) if key in known}
+    if part != "unet":
+        return told
+    found = {"known": False, "steps": SOLVERS["dpmpp"].num_steps}
     if convert.kind_of(state.tensors) != "diffusers":
-        return compvis.facts(state.tensors, state.config or {}, channels)
-    root = source if (source / "model_index.json").is_file() else source.parent
-    files = ("scheduler/scheduler_config.json", "vqvae/config.json", "vae/config.json")
-    scheduler, *autoencoders = [
-        read_config(root / file) if (root / file).is_file() else {} for file in files
-    ]
-    return diffusers.facts(scheduler, next(filter(None, autoencoders), {}), channels)
+        return found | compvis.facts(state, module.out_channels) | told
+    return found | diffusers.facts(source, module.out_channels) | told
 
 
 def _check_labels(part: str, params: Mapping[str, Any], extra: Mapping[str, Any]) -> None:

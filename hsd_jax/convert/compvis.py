@@ -12,9 +12,8 @@ import numpy as np
 from flax import linen as nn
 
 from hsd_jax.convert import compvis_names
-from hsd_jax.convert.state import under
+from hsd_jax.convert.state import State, under
 from hsd_jax.convert.tensors import (
-    Progress,
     check_fields,
     latent_scale,
     param_shapes,
@@ -95,23 +94,9 @@ def parts_in(names: Mapping[str, Any]) -> list[str]:
 
 
 def load(
-    tensors: Mapping[str, Any],
-    part: str,
-    settings: Mapping[str, Any],
-    progress: Progress | None = None,
+    tensors: Mapping[str, Any], part: str, settings: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """One network of a checkpoint: (module, params).
-
-    Args:
-      tensors: all of the checkpoint's, by name.
-      part: "unet", "autoencoder" or "condition".
-      settings: of that network, see `settings_of`; what is not given is read from the shapes.
-      progress: see `tensors.Progress`.
-
-    Raises:
-      ValueError: the network is not there, cannot be represented, or needs a setting that shapes
-        cannot tell; or a tensor is missing, extra or misshapen.
-    """
+    """One network of a checkpoint; `settings` are its own, see `settings_of`."""
     prefix = _prefix(tensors, part)
     if prefix is None:
         marker = _PREFIXES[part][0] + _MARKERS[part]
@@ -125,7 +110,7 @@ def load(
     module, inputs = make(shapes, settings)
     needed = param_shapes(module, *inputs)
     table = compvis_names.table(module, needed)
-    return module, to_params(state, table, needed, part, _IGNORE.get(part, ()), progress)
+    return module, to_params(state, table, needed, part, _IGNORE.get(part, ()))
 
 
 def settings_of(config: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -172,38 +157,31 @@ def _averages(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str,
 
 
 def _unet(shapes: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[UNet, Sequence[Any]]:
-    if "model_channels" in settings:
-        fields = _unet_fields(settings)
-    else:
-        fields = compvis_names.unet_fields(shapes)
-    channels = shapes[_MARKERS["unet"]][1] if len(shapes[_MARKERS["unet"]]) > 1 else 1
-    channels = whole("unet", settings, "in_channels", channels)
+    fields = compvis_names.unet_fields(shapes)
+    told = dict(settings)
+    if isinstance(resolutions := settings.get("attention_resolutions"), list | tuple):
+        factors = [2**level for level in range(len(fields["channel_mult"]))]
+        # Factors that no level reaches change nothing.
+        told["attention_factors"] = [f for f in factors if f in resolutions]
+    _check_told("unet", told, fields)
+    channels = whole("unet", settings, "in_channels", shapes[_MARKERS["unet"]][1])
     module = UNet(**fields, **_heads(settings))
     side = 2 ** (len(module.channel_mult) - 1)
     return module, ((1, side, side, channels), (1,), None)
 
 
-def _unet_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `UNet` from settings that are complete, with openaimodel.py's defaults."""
-    mult = tuple(settings.get("channel_mult", (1, 2, 4, 8)))
-    if not all(type(m) is int and m > 0 for m in mult):
-        raise ValueError(f"unet: channel_mult is {list(mult)}: only whole multiples can be had")
-    blocks = settings.get("num_res_blocks")
-    if isinstance(blocks, Sequence) and len(set(blocks)) == 1:
-        blocks = blocks[0]
-    if type(blocks) is not int:
-        raise ValueError(f"unet: num_res_blocks is {blocks!r}: give one whole number")
-    factors = set(settings.get("attention_resolutions") or ())
-    return {
-        "out_channels": whole("unet", settings, "out_channels"),
-        "model_channels": whole("unet", settings, "model_channels"),
-        "channel_mult": mult,
-        "num_res_blocks": blocks,
-        # Factors that no level reaches change nothing.
-        "attention_factors": tuple(2**n for n in range(len(mult)) if 2**n in factors),
-        "use_scale_shift_norm": bool(settings.get("use_scale_shift_norm", False)),
-        "resblock_updown": bool(settings.get("resblock_updown", False)),
-    }
+def _check_told(part: str, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+    """Raises ValueError where settings have another size than the shapes of the tensors."""
+    for name, size in seen.items():
+        told = settings.get(name)
+        if isinstance(told, list | tuple):
+            each = all(item == size for item in told)  # num_res_blocks, level by level
+            told = size if each and told else tuple(told)
+        if told not in (None, size):
+            raise ValueError(
+                f"{part}: {name} is {told!r}, its tensors have {size!r}: "
+                "the configuration is another network's"
+            )
 
 
 def _heads(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,31 +210,16 @@ def _autoencoder(
 ) -> tuple[Autoencoder, Sequence[Any]]:
     if settings.get("attn_type", "vanilla") not in ("vanilla", "none"):
         raise ValueError(f"autoencoder: attn_type is {settings['attn_type']!r}: we have 'vanilla'")
-    if "ch" in settings:
-        fields = _autoencoder_fields(settings)
-        fields["kind"] = "vq" if "quantize.embedding.weight" in shapes else "kl"
-    else:
-        fields = compvis_names.autoencoder_fields(shapes)
+    fields = compvis_names.autoencoder_fields(shapes)
+    told, top = dict(settings), settings.get("resolution")
+    resolutions = settings.get("attn_resolutions")
+    if type(top) is int and isinstance(resolutions, list | tuple):
+        levels = range(len(fields["ch_mult"]))
+        told["attn_levels"] = [n for n in levels if top // 2**n in resolutions]
+    _check_told("autoencoder", told, fields)
     module = Autoencoder(**fields)
-    first = shapes[_MARKERS["autoencoder"]]
-    return module, ((1, module.factor, module.factor, first[1] if len(first) > 1 else 1),)
-
-
-def _autoencoder_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `Autoencoder` from settings that are complete."""
-    mult = tuple(settings.get("ch_mult", (1, 2, 4, 8)))
-    resolutions = set(settings.get("attn_resolutions") or ())
-    top = whole("autoencoder", settings, "resolution") if resolutions else 0
-    return {
-        **{
-            key: whole("autoencoder", settings, key)
-            for key in ("embed_dim", "z_channels", "ch", "out_ch", "num_res_blocks")
-        },
-        "n_embed": whole("autoencoder", settings, "n_embed", 8192),
-        "ch_mult": mult,
-        "attn_levels": tuple(n for n in range(len(mult)) if top // 2**n in resolutions),
-        "mid_attention": settings.get("attn_type", "vanilla") != "none",
-    }
+    image = (1, module.factor, module.factor, shapes[_MARKERS["autoencoder"]][1])
+    return module, (image,)
 
 
 def _condition(
@@ -323,18 +286,18 @@ def _settings_from_autoencoder(module: Autoencoder, in_channels: int) -> dict[st
     }
 
 
-def facts(tensors: Mapping[str, Any], config: Mapping[str, Any], channels: int) -> dict[str, Any]:
+def facts(state: State, channels: int) -> dict[str, Any]:
     """What goes with a latent diffusion model: from its YAML, else from its buffers.
 
     Args:
-      tensors: the whole checkpoint's.
-      config: its YAML, or what there is.
+      state: the whole checkpoint.
       channels: of the latents.
 
     Returns:
       Of prediction, schedule, latent_mean and latent_std what is told; nothing is guessed.
     """
-    params = (config.get("model") or {}).get("params") or {}
+    tensors = state.tensors
+    params = ((state.config or {}).get("model") or {}).get("params") or {}
     found: dict[str, Any] = {}
     schedule = _schedule_of_buffer(tensors.get("betas"))
     scale = None

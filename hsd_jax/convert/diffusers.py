@@ -5,13 +5,14 @@ sizes are read from the shapes (`diffusers_names`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flax import linen as nn
 
 from hsd_jax.convert import diffusers_names as names
+from hsd_jax.convert.state import read_config
 from hsd_jax.convert.tensors import (
-    Progress,
     check_fields,
     latent_scale,
     multiples,
@@ -36,20 +37,31 @@ _ATTENDS = {
     **{"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True},
 }
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+# Whole numbers that are fields of ours under other names, and their defaults.
+_UNET_SAME: dict[str, tuple[str, int]] = {
+    "out_channels": ("out_channels", 3),
+    "num_res_blocks": ("layers_per_block", 2),
+    "num_groups": ("norm_num_groups", 32),
+    "freq_shift": ("freq_shift", 0),
+    "down_padding": ("downsample_padding", 1),
+}
+_VAE_SAME: dict[str, tuple[str, int]] = {
+    "out_ch": ("out_channels", 3),
+    "num_res_blocks": ("layers_per_block", 1),
+    "num_groups": ("norm_num_groups", 32),
+}
+_BOTH = ("in_channels", "block_out_channels", "down_block_types", "up_block_types")
 KNOWN = {
     "unet": (
-        *("in_channels", "out_channels", "block_out_channels", "layers_per_block"),
-        *("down_block_types", "up_block_types", "downsample_type", "upsample_type"),
-        *("downsample_padding", "freq_shift", "flip_sin_to_cos", "time_embedding_dim"),
-        *("attention_head_dim", "norm_num_groups", "attn_norm_num_groups", "norm_eps"),
-        *("resnet_time_scale_shift", "add_attention"),
+        *_BOTH, *(name for name, _ in _UNET_SAME.values()), "downsample_type", "upsample_type",
+        "flip_sin_to_cos", "time_embedding_dim", "attention_head_dim", "attn_norm_num_groups",
+        "norm_eps", "resnet_time_scale_shift", "add_attention",
     ),
     "autoencoder": (
-        *("in_channels", "out_channels", "block_out_channels", "layers_per_block"),
-        *("down_block_types", "up_block_types", "latent_channels", "num_vq_embeddings"),
-        *("vq_embed_dim", "norm_num_groups", "mid_block_add_attention"),
+        *_BOTH, *(name for name, _ in _VAE_SAME.values()), "latent_channels", "num_vq_embeddings",
+        "vq_embed_dim", "mid_block_add_attention",
     ),
-}
+}  # fmt: skip
 _UNET_FIXED = {
     **{"act_fn": "silu", "center_input_sample": False, "time_embedding_type": "positional"},
     **{"mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1},
@@ -71,23 +83,9 @@ def parts_in(tensors: Mapping[str, Any]) -> list[str]:
 
 
 def load(
-    tensors: Mapping[str, Any],
-    part: str,
-    config: Mapping[str, Any],
-    progress: Progress | None = None,
+    tensors: Mapping[str, Any], part: str, config: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A model of diffusers: (module, params).
-
-    Args:
-      tensors: the model's, by name.
-      part: "unet" or "autoencoder".
-      config: of its config.json; with few or no settings the rest is read from the shapes.
-      progress: see `tensors.Progress`.
-
-    Raises:
-      ValueError: another model, one that cannot be represented, or a tensor that is missing, extra
-        or misshapen.
-    """
+    """A model of diffusers; what its config.json does not tell is read from the shapes."""
     if part not in _MARKERS:
         raise ValueError(f"diffusers has no {part}: give a checkpoint of CompVis, or of U-2-Net")
     model = config.get("_class_name")
@@ -111,7 +109,7 @@ def load(
         module = autoencoder(config)
         shapes = param_shapes(module, image)
     table = names.as_saved(names.table(module, shapes), tensors)
-    return module, to_params(tensors, table, shapes, part, (), progress)
+    return module, to_params(tensors, table, shapes, part)
 
 
 def unet(config: Mapping[str, Any]) -> UNet:
@@ -120,23 +118,20 @@ def unet(config: Mapping[str, Any]) -> UNet:
     refuse_others("unet", config, KNOWN["unet"], free, _UNET_FIXED)
     channels = list(config["block_out_channels"])
     embedding = config.get("time_embedding_dim") or 4 * channels[0]
-    padding = whole("unet", config, "downsample_padding", 1)
+    same = _same("unet", config, _UNET_SAME)
     shift = config.get("resnet_time_scale_shift", "default")
     for name, value, ours in (
         ("time_embedding_dim", embedding, (4 * channels[0],)),
-        ("downsample_padding", padding, (0, 1)),
+        ("downsample_padding", same["down_padding"], (0, 1)),
         ("resnet_time_scale_shift", shift, ("default", "scale_shift")),
     ):
         if value not in ours:
             raise ValueError(f"unet: {name} is {value!r}, and our network has {ours} only")
     attends, resnets = _levels(config, len(channels))
-    groups = whole("unet", config, "norm_num_groups", 32)
     one_head = "attention_head_dim" in config and config["attention_head_dim"] is None
     return UNet(
-        out_channels=whole("unet", config, "out_channels", 3),
         model_channels=channels[0],
         channel_mult=multiples(channels, channels[0], "unet"),
-        num_res_blocks=whole("unet", config, "layers_per_block", 2),
         attention_factors=tuple(2**level for level, here in enumerate(attends) if here),
         mid_attention=config.get("add_attention", True),
         num_heads=1,
@@ -144,13 +139,17 @@ def unet(config: Mapping[str, Any]) -> UNet:
         use_scale_shift_norm=shift == "scale_shift",
         resblock_updown=resnets,
         legacy_attention=False,
-        num_groups=groups,
         norm_eps=float(config.get("norm_eps", 1e-5)),
-        mid_attention_norm=_mid_norm(config, groups, shift),
-        freq_shift=whole("unet", config, "freq_shift", 0),
+        mid_attention_norm=_mid_norm(config, same["num_groups"], shift),
         sin_first=not config.get("flip_sin_to_cos", True),
-        down_padding=padding,
+        **same,
     )
+
+
+def _same(
+    part: str, config: Mapping[str, Any], table: Mapping[str, tuple[str, int]]
+) -> dict[str, Any]:
+    return {field: whole(part, config, *theirs) for field, theirs in table.items()}
 
 
 def _mid_norm(config: Mapping[str, Any], groups: int, shift: str) -> bool:
@@ -216,11 +215,9 @@ def autoencoder(config: Mapping[str, Any]) -> Autoencoder:
         z_channels=latents,
         ch=channels[0],
         ch_mult=multiples(channels, channels[0], part),
-        num_res_blocks=whole(part, config, "layers_per_block", 1),
         attn_levels=tuple(level for level, here in enumerate(attends) if here),
         mid_attention=bool(config.get("mid_block_add_attention", True)),
-        out_ch=whole(part, config, "out_channels", 3),
-        num_groups=whole(part, config, "norm_num_groups", 32),
+        **_same(part, config, _VAE_SAME),
     )
 
 
@@ -236,18 +233,14 @@ def config_from(module: UNet | Autoencoder, in_channels: int) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         "in_channels": in_channels,
-        "out_channels": module.out_channels,
         "block_out_channels": [module.model_channels * mult for mult in module.channel_mult],
-        "layers_per_block": module.num_res_blocks,
+        **{theirs: getattr(module, field) for field, (theirs, _) in _UNET_SAME.items()},
         **names.unet_blocks(attends, module.resblock_updown),
-        "downsample_padding": module.down_padding,
         "attention_head_dim": _head_dim(module, attends),
         "add_attention": module.mid_attention,
         "attn_norm_num_groups": module.num_groups if told else None,
-        "norm_num_groups": module.num_groups,
         "norm_eps": module.norm_eps,
         "resnet_time_scale_shift": "scale_shift" if module.use_scale_shift_norm else "default",
-        "freq_shift": module.freq_shift,
         "flip_sin_to_cos": not module.sin_first,
         "dropout": module.dropout,
         "act_fn": "silu",
@@ -277,12 +270,10 @@ def _config_from_autoencoder(module: Autoencoder, in_channels: int) -> dict[str,
     config = {
         "_class_name": "VQModel" if module.kind == "vq" else "AutoencoderKL",
         "in_channels": in_channels,
-        "out_channels": module.out_ch,
         "block_out_channels": [module.ch * mult for mult in module.ch_mult],
-        "layers_per_block": module.num_res_blocks,
+        **{theirs: getattr(module, field) for field, (theirs, _) in _VAE_SAME.items()},
         **names.coder_blocks([n in module.attn_levels for n in range(len(module.ch_mult))]),
         "latent_channels": module.z_channels,
-        "norm_num_groups": module.num_groups,
         "mid_block_add_attention": module.mid_attention,
         "act_fn": "silu",
     }
@@ -297,14 +288,21 @@ def _check_first_level(mult: tuple[int, ...], part: str, name: str) -> None:
         raise ValueError(f"{part}: {name} begins with {mult[0]}; diffusers' begin with 1")
 
 
-def facts(
-    scheduler: Mapping[str, Any], autoencoder: Mapping[str, Any], channels: int
-) -> dict[str, Any]:
-    """What goes with a pipeline's UNet, from the settings of its scheduler and its autoencoder.
+def facts(source: Path, channels: int) -> dict[str, Any]:
+    """What goes with the UNet of a pipeline: from its scheduler's and autoencoder's settings.
+
+    Args:
+      source: the pipeline's folder, or the UNet's within it.
+      channels: of the latents.
 
     Returns:
       Of prediction, schedule, latent_mean and latent_std what is told; nothing is guessed.
     """
+    root = source if (source / "model_index.json").is_file() else source.parent
+    files = [root / name / "config.json" for name in ("vqvae", "vae")]
+    files.append(root / "scheduler" / "scheduler_config.json")
+    *autoencoders, scheduler = [read_config(path) if path.is_file() else {} for path in files]
+    autoencoder = autoencoders[0] or autoencoders[1]
     found: dict[str, Any] = {}
     if scheduler:
         given = scheduler.get("prediction_type", "epsilon")

@@ -3,26 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hsd_jax.convert.tensors import Progress, Shape, Table, make_table, param_shapes, to_params
+from hsd_jax.convert.tensors import Shape, Table, make_table, param_shapes, to_params
 from hsd_jax.models.inception import MIN_SIZE, NUM_CLASSES, InceptionV3
 
 _IGNORE = (r".*\.num_batches_tracked",)  # a counter that inference does not read
 
 
 def load(
-    state: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    state: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> tuple[InceptionV3, dict[str, Any]]:
-    """The network of a checkpoint.
-
-    Args:
-      state: torch names to tensors.
-      config: `{"preprocessing": ...}` of `InceptionV3`; its default otherwise.
-      progress: see `tensors.Progress`.
-
-    Returns:
-      (module, params).
+    """The network of a checkpoint; `config` may have `preprocessing` of `InceptionV3`.
 
     Raises:
       ValueError: another network, torchvision's Inception included.
@@ -39,7 +29,7 @@ def load(
     module = InceptionV3(**config)
     # Preprocessing has no parameters: the smallest input tells all shapes.
     shapes = param_shapes(InceptionV3("none"), (1, MIN_SIZE, MIN_SIZE, 3))
-    return module, to_params(state, names_table(shapes), shapes, "inception", _IGNORE, progress)
+    return module, to_params(state, names_table(shapes), shapes, "inception", _IGNORE)
 
 
 def names_table(shapes: Mapping[str, Shape]) -> Table:

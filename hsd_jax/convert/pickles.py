@@ -103,7 +103,7 @@ def load(stream: Any, storages: list[Storage] | None = None) -> Any:
       Refused: it asks for more, or is damaged.
     """
     try:
-        return _Machine([] if storages is None else storages).run(stream)
+        return _run(stream, [] if storages is None else storages)
     except Refused:
         raise
     except Exception as error:  # a hostile file can make the decoder fail in any way
@@ -116,55 +116,6 @@ def loads(data: bytes, storages: list[Storage] | None = None) -> Any:
     return load(io.BytesIO(data), storages)
 
 
-class _Machine:
-    """The stack machine. `pickletools` tells what an instruction takes from the stack."""
-
-    def __init__(self, storages: list[Storage]) -> None:
-        self.storages = storages
-        self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []  # the stacks below each open MARK
-        self.memo: dict[int, Any] = {}
-
-    def run(self, stream: Any) -> Any:
-        for opcode, arg, _ in pickletools.genops(stream):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            if opcode.name in _VALUES:
-                self.stack.append(arg)
-            elif opcode.name in _MOVES:
-                _MOVES[opcode.name](self, arg)
-            elif opcode.name in _OPERATIONS:
-                operands = [self._take(kind) for kind in _OPERANDS[opcode.name]][::-1]
-                self.stack.append(_OPERATIONS[opcode.name](*operands))
-            else:
-                raise _refuse(f"the instruction {opcode.name}")
-        raise Refused("its pickle ends too early")
-
-    def _take(self, all_since_mark: bool) -> Any:
-        if not all_since_mark:
-            return self.stack.pop()
-        items, self.stack = self.stack, self.marked.pop()
-        return items
-
-    def mark(self, _: Any) -> None:
-        self.marked.append(self.stack)
-        self.stack = []
-
-    def put(self, key: Any) -> None:
-        self.memo[len(self.memo) if key is None else int(key)] = self.stack[-1]
-
-    def get(self, key: Any) -> None:
-        self.stack.append(self.memo[int(key)])
-
-    def name(self, arg: str) -> None:
-        module, _, qualified = arg.partition(" ")
-        self.stack.append(_name(module, qualified))
-
-    def storage(self, _: Any) -> None:
-        self.storages.append(_storage(self.stack.pop()))
-        self.stack.append(self.storages[-1])
-
-
 # Instructions whose argument is the value.
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -173,19 +124,48 @@ _VALUES = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
 
-# Instructions that have an argument, or move what is there.
-_MOVES: dict[str, Callable[[_Machine, Any], Any]] = {
-    "PROTO": lambda *_: None,
-    "FRAME": lambda *_: None,
-    "MARK": _Machine.mark,
-    "POP": lambda machine, _: machine.stack.pop(),
-    "POP_MARK": lambda machine, _: machine._take(True),
-    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
-    "GLOBAL": _Machine.name,
-    "BINPERSID": _Machine.storage,
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
-}
+
+def _run(stream: Any, storages: list[Storage]) -> Any:
+    """The stack machine."""
+    stack: list[Any] = []
+    marked: list[list[Any]] = []  # the stacks below each open MARK
+    memo: dict[int, Any] = {}
+    arg: Any
+    for opcode, arg, _ in pickletools.genops(stream):
+        match opcode.name:
+            case "STOP":
+                return stack.pop()
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                marked.append(stack)
+                stack = []
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                stack = marked.pop()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                memo[len(memo) if arg is None else int(arg)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[int(arg)])
+            case "GLOBAL":
+                stack.append(_name(arg.replace(" ", ".", 1)))
+            case "BINPERSID":
+                storages.append(_storage(stack.pop()))
+                stack.append(storages[-1])
+            case name if name in _VALUES:
+                stack.append(arg)
+            case name if name in _OPERATIONS:
+                operands = []
+                for all_since_mark in _OPERANDS[name]:
+                    operands.append(stack if all_since_mark else stack.pop())
+                    stack = marked.pop() if all_since_mark else stack
+                stack.append(_OPERATIONS[name](*operands[::-1]))
+            case name:
+                raise _refuse(f"the instruction {name}")
+    raise Refused("its pickle ends too early")
 
 
 def _refuse(name: str) -> Refused:
@@ -196,8 +176,7 @@ def _refuse(name: str) -> Refused:
     )
 
 
-def _name(module: Any, qualified: Any) -> Name:
-    text = f"{module}.{qualified}"
+def _name(text: str) -> Name:
     if text in _CALLS or text in _NAMES or text.startswith(_NAMED_PACKAGES):
         return Name(text)
     raise _refuse(text)
@@ -260,7 +239,7 @@ def _storage(persistent: Any) -> Storage:
     return Storage(_STORAGES[kind.text], str(key), numel)
 
 
-# What instructions make of what they take from the stack.
+# What instructions make of what they take from the stack; pickletools tells what that is.
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -279,11 +258,11 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "EMPTY_SET": lambda: Unread("builtins.set"),
     "ADDITEMS": lambda target, _: target,
     "FROZENSET": lambda _: Unread("builtins.set"),
-    "STACK_GLOBAL": _name,
+    "STACK_GLOBAL": lambda module, qualified: _name(f"{module}.{qualified}"),
     "REDUCE": _call,
     "BUILD": _build,
 }
-# What each takes, from the top on: whether all since the last MARK, which counts as one.
+# Of what each takes, from the top on: whether it is all since the last MARK.
 _OPERANDS = {
     opcode.name: [
         kind is pickletools.stackslice

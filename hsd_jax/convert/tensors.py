@@ -20,8 +20,6 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 _CONV_RANK = {"conv": 4, "conv1d": 3, "dense_as_conv": 2}
 
 Shape = tuple[int, ...]
-Progress = Callable[[int, int], None]
-"""Called with (tensors done, tensors in all)."""
 
 
 class Share(NamedTuple):
@@ -81,14 +79,9 @@ def make_table(
 def param_shapes(module: nn.Module, *inputs: Any, **options: Any) -> dict[str, Shape]:
     """Shapes of a module's parameters by path, without making any.
 
-    Args:
-      module: a Linen module.
-      inputs: what it is called with; a tuple of int stands for float32 zeros of that shape.
-      options: named arguments of the call.
+    A tuple of int among `inputs` stands for float32 zeros of that shape.
     """
-    made = [
-        jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x for x in inputs
-    ]
+    made = [jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x for x in inputs]
 
     def init(key: jax.Array, *given: Any) -> Any:
         return module.init(key, *given, **options)
@@ -104,7 +97,6 @@ def to_params(
     shapes: Mapping[str, Shape],
     part: str,
     ignore: Sequence[str] = (),
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """A torch state to flax parameters, tensor by tensor.
 
@@ -114,7 +106,6 @@ def to_params(
       shapes: the module's shapes by path, see `param_shapes`.
       part: what to call the network in errors.
       ignore: regular expressions of whole names that may be there and are left out.
-      progress: see `Progress`.
 
     Returns:
       Nested dict of float32 numpy arrays.
@@ -131,10 +122,8 @@ def to_params(
                 "the checkpoint or the configuration is another network's"
             )
     flat: dict[str, np.ndarray] = {}
-    for done, (name, leaf) in enumerate(table.items(), 1):
+    for name, leaf in table.items():
         _place(flat, leaf, shapes[leaf.path], _floats(state[name], name, part))
-        if progress:
-            progress(done, len(table))
     return unflatten_dict(flat, sep="/")
 
 
@@ -248,12 +237,8 @@ def refuse_others(
 ) -> None:
     """Raises ValueError for a setting that our network cannot follow.
 
-    Args:
-      part: what to call the network.
-      settings: to check.
-      known: those that are read elsewhere.
-      free: those that change nothing at inference.
-      fixed: those of which we have one value only.
+    `known` settings are read elsewhere, `free` ones change nothing at inference, and of `fixed`
+    ones we have one value only.
     """
     for name, value in settings.items():
         if name in known or name in free or name.startswith("_"):

@@ -160,9 +160,7 @@ class _Row:
             return np.fromfile(file, storage.dtype, numel)
 
 
-def save(
-    path: Path, tensors: Mapping[str, np.ndarray], under: str | None = "state_dict"
-) -> None:
+def save(path: Path, tensors: Mapping[str, np.ndarray], under: str | None = "state_dict") -> None:
     """Writes `{under: tensors}`, or the tensors themselves, for `torch.load`; float32.
 
     Each tensor is written as it comes, so memory holds no second copy.

@@ -7,7 +7,7 @@ end in logits: `jax.nn.sigmoid(module.apply({"params": params}, x).fused)` is it
 from collections.abc import Mapping
 from typing import Any
 
-from hsd_jax.convert.tensors import Progress, Shape, Table, make_table, param_shapes, to_params
+from hsd_jax.convert.tensors import Shape, Table, make_table, param_shapes, to_params
 from hsd_jax.models.layout_generator import PRESETS, LayoutGenerator, Stage, Stages, U2Net, stages
 
 KNOWN = ("num_classes", "focus_sharpness")
@@ -22,9 +22,7 @@ def is_u2net(names: Any) -> bool:
 
 
 def load(
-    state: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    state: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> tuple[U2Net | LayoutGenerator, dict[str, Any]]:
     """The network of a checkpoint; every size is read from its shapes.
 
@@ -33,10 +31,6 @@ def load(
       config: None for a `U2Net` of the checkpoint's own channels (the official ones have 3 in, 1
         out). `{"num_classes": K}` for a `LayoutGenerator`, whose net has K in and K + 1 out;
         `focus_sharpness` may be given with it.
-      progress: see `tensors.Progress`.
-
-    Returns:
-      (module, params). `U2Net` gives logits, `U2NetOutput(fused, sides)`.
 
     Raises:
       ValueError: no U^2-Net, or channels that are not K and K + 1.
@@ -58,7 +52,7 @@ def load(
         module = _generator(config, widths, channels, outputs)
     shapes = param_shapes(module, (1, 32, 32, channels))
     names = names_table(shapes)
-    params = to_params(state, names, shapes, "layout_generator", _IGNORE, progress)
+    params = to_params(state, names, shapes, "layout_generator", _IGNORE)
     return module, params
 
 
