@@ -8,13 +8,20 @@ UNet are downsampling factors; `attn_resolutions` of their autoencoder are resol
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
-from hsd_jax.convert import compvis_shapes
-from hsd_jax.convert.compvis_names import autoencoder_table, condition_table, unet_table
-from hsd_jax.convert.settings import refuse_others, whole
-from hsd_jax.convert.state import under
-from hsd_jax.convert.tensors import Progress, param_shapes, to_params
+from hsd_jax.convert import compvis_names
+from hsd_jax.convert.state import State, under
+from hsd_jax.convert.tensors import (
+    check_fields,
+    latent_scale,
+    param_shapes,
+    refuse_others,
+    to_params,
+    whole,
+)
+from hsd_jax.diffusion.schedule import Schedule
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.unet import UNet
@@ -39,6 +46,9 @@ _SECTIONS = {
 # The losses (with their discriminator and perceptual net) and averages beside a first stage: a
 # latent diffusion model is trained on the first stage's own weights, not on their averages.
 _IGNORE = {"autoencoder": (r"loss\..*", r"model_ema\..*", r"colorize")}
+
+# CompVis names attention of the autoencoder by resolution; the networks themselves have none.
+_RESOLUTION = 256
 
 # Settings that are read here, that change nothing at inference, and the only value of others.
 KNOWN = {
@@ -84,23 +94,9 @@ def parts_in(names: Mapping[str, Any]) -> list[str]:
 
 
 def load(
-    tensors: Mapping[str, Any],
-    part: str,
-    settings: Mapping[str, Any],
-    progress: Progress | None = None,
+    tensors: Mapping[str, Any], part: str, settings: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """One network of a checkpoint: (module, params).
-
-    Args:
-      tensors: all of the checkpoint's, by name.
-      part: "unet", "autoencoder" or "condition".
-      settings: of that network, see `settings_of`; what is not given is read from the shapes.
-      progress: see `tensors.Progress`.
-
-    Raises:
-      ValueError: the network is not there, cannot be represented, or needs a setting that shapes
-        cannot tell; or a tensor is missing, extra or misshapen.
-    """
+    """One network of a checkpoint; `settings` are its own, see `settings_of`."""
     prefix = _prefix(tensors, part)
     if prefix is None:
         marker = _PREFIXES[part][0] + _MARKERS[part]
@@ -110,15 +106,11 @@ def load(
         state = _averages(tensors, state) or state
     refuse_others(part, settings, KNOWN[part], _FREE[part], _FIXED[part])
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    module, inputs = {"unet": _unet, "autoencoder": _autoencoder, "condition": _condition}[part](
-        shapes, settings
-    )
+    make = {"unet": _unet, "autoencoder": _autoencoder, "condition": _condition}[part]
+    module, inputs = make(shapes, settings)
     needed = param_shapes(module, *inputs)
-    table = {"unet": unet_table, "autoencoder": autoencoder_table, "condition": condition_table}
-    params = to_params(
-        state, table[part](needed), needed, part, _IGNORE.get(part, ()), progress
-    )
-    return module, params
+    table = compvis_names.table(module, needed)
+    return module, to_params(state, table, needed, part, _IGNORE.get(part, ()))
 
 
 def settings_of(config: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -165,38 +157,31 @@ def _averages(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str,
 
 
 def _unet(shapes: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[UNet, Sequence[Any]]:
-    if "model_channels" in settings:
-        fields = _unet_fields(settings)
-    else:
-        fields = compvis_shapes.unet_fields(shapes)
-    channels = shapes[_MARKERS["unet"]][1] if len(shapes[_MARKERS["unet"]]) > 1 else 1
-    channels = whole("unet", settings, "in_channels", channels)
+    fields = compvis_names.unet_fields(shapes)
+    told = dict(settings)
+    if isinstance(resolutions := settings.get("attention_resolutions"), list | tuple):
+        factors = [2**level for level in range(len(fields["channel_mult"]))]
+        # Factors that no level reaches change nothing.
+        told["attention_factors"] = [f for f in factors if f in resolutions]
+    _check_told("unet", told, fields)
+    channels = whole("unet", settings, "in_channels", shapes[_MARKERS["unet"]][1])
     module = UNet(**fields, **_heads(settings))
     side = 2 ** (len(module.channel_mult) - 1)
     return module, ((1, side, side, channels), (1,), None)
 
 
-def _unet_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `UNet` from settings that are complete, with openaimodel.py's defaults."""
-    mult = tuple(settings.get("channel_mult", (1, 2, 4, 8)))
-    if not all(type(m) is int and m > 0 for m in mult):
-        raise ValueError(f"unet: channel_mult is {list(mult)}: only whole multiples can be had")
-    blocks = settings.get("num_res_blocks")
-    if isinstance(blocks, Sequence) and len(set(blocks)) == 1:
-        blocks = blocks[0]
-    if type(blocks) is not int:
-        raise ValueError(f"unet: num_res_blocks is {blocks!r}: give one whole number")
-    factors = set(settings.get("attention_resolutions") or ())
-    return {
-        "out_channels": whole("unet", settings, "out_channels"),
-        "model_channels": whole("unet", settings, "model_channels"),
-        "channel_mult": mult,
-        "num_res_blocks": blocks,
-        # Factors that no level reaches change nothing.
-        "attention_factors": tuple(2**n for n in range(len(mult)) if 2**n in factors),
-        "use_scale_shift_norm": bool(settings.get("use_scale_shift_norm", False)),
-        "resblock_updown": bool(settings.get("resblock_updown", False)),
-    }
+def _check_told(part: str, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+    """Raises ValueError where settings have another size than the shapes of the tensors."""
+    for name, size in seen.items():
+        told = settings.get(name)
+        if isinstance(told, list | tuple):
+            each = all(item == size for item in told)  # num_res_blocks, level by level
+            told = size if each and told else tuple(told)
+        if told not in (None, size):
+            raise ValueError(
+                f"{part}: {name} is {told!r}, its tensors have {size!r}: "
+                "the configuration is another network's"
+            )
 
 
 def _heads(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,32 +210,16 @@ def _autoencoder(
 ) -> tuple[Autoencoder, Sequence[Any]]:
     if settings.get("attn_type", "vanilla") not in ("vanilla", "none"):
         raise ValueError(f"autoencoder: attn_type is {settings['attn_type']!r}: we have 'vanilla'")
-    if "ch" in settings:
-        fields = _autoencoder_fields(settings)
-        fields["kind"] = "vq" if "quantize.embedding.weight" in shapes else "kl"
-    else:
-        fields = compvis_shapes.autoencoder_fields(shapes)
+    fields = compvis_names.autoencoder_fields(shapes)
+    told, top = dict(settings), settings.get("resolution")
+    resolutions = settings.get("attn_resolutions")
+    if type(top) is int and isinstance(resolutions, list | tuple):
+        levels = range(len(fields["ch_mult"]))
+        told["attn_levels"] = [n for n in levels if top // 2**n in resolutions]
+    _check_told("autoencoder", told, fields)
     module = Autoencoder(**fields)
-    first = shapes[_MARKERS["autoencoder"]]
-    side = module.factor
-    return module, ((1, side, side, first[1] if len(first) > 1 else 1),)
-
-
-def _autoencoder_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `Autoencoder` from settings that are complete."""
-    mult = tuple(settings.get("ch_mult", (1, 2, 4, 8)))
-    resolutions = set(settings.get("attn_resolutions") or ())
-    top = whole("autoencoder", settings, "resolution") if resolutions else 0
-    return {
-        **{
-            key: whole("autoencoder", settings, key)
-            for key in ("embed_dim", "z_channels", "ch", "out_ch", "num_res_blocks")
-        },
-        "n_embed": whole("autoencoder", settings, "n_embed", 8192),
-        "ch_mult": mult,
-        "attn_levels": tuple(n for n in range(len(mult)) if top // 2**n in resolutions),
-        "mid_attention": settings.get("attn_type", "vanilla") != "none",
-    }
+    image = (1, module.factor, module.factor, shapes[_MARKERS["autoencoder"]][1])
+    return module, (image,)
 
 
 def _condition(
@@ -268,3 +237,97 @@ def _condition(
     outputs = whole("condition", settings, "out_channels", outputs)
     bias = bool(settings.get("bias", "channel_mapper.bias" in shapes))
     return SpatialRescaler(outputs, stages, bias), ((1, 2**stages, 2**stages, inputs),)
+
+
+def settings_from(module: UNet | Autoencoder | SpatialRescaler, in_channels: int) -> dict[str, Any]:
+    """The settings in CompVis' YAML that make a network of ours; ValueError if none do."""
+    if isinstance(module, SpatialRescaler):
+        return {
+            "n_stages": module.n_stages,
+            "in_channels": in_channels,
+            "out_channels": module.out_channels,
+            "bias": module.use_bias,
+        }
+    if isinstance(module, Autoencoder):
+        return _settings_from_autoencoder(module, in_channels)
+    check_fields(
+        module, "unet", num_groups=32, norm_eps=1e-5, mid_attention=True, mid_attention_norm=True,
+        freq_shift=0, sin_first=False, down_padding=1,
+    )  # fmt: skip
+    same = ("out_channels", "model_channels", "num_res_blocks", "num_heads", "num_head_channels")
+    same += ("use_scale_shift_norm", "resblock_updown", "dropout")
+    return {
+        "image_size": 64,  # it is not read by their code
+        "in_channels": in_channels,
+        "attention_resolutions": list(module.attention_factors),
+        "channel_mult": list(module.channel_mult),
+        "use_new_attention_order": not module.legacy_attention,
+        **{name: getattr(module, name) for name in same},
+    }
+
+
+def _settings_from_autoencoder(module: Autoencoder, in_channels: int) -> dict[str, Any]:
+    check_fields(module, "autoencoder", patch=1, num_groups=32)
+    same = ("z_channels", "out_ch", "ch", "num_res_blocks", "dropout")
+    inner = {
+        "double_z": module.kind == "kl",
+        "resolution": _RESOLUTION,
+        "in_channels": in_channels,
+        "ch_mult": list(module.ch_mult),
+        "attn_resolutions": [_RESOLUTION // 2**level for level in module.attn_levels],
+        **{name: getattr(module, name) for name in same},
+        **({} if module.mid_attention else {"attn_type": "none"}),
+    }
+    return {
+        "embed_dim": module.embed_dim,
+        "ddconfig": inner,
+        "lossconfig": {"target": "torch.nn.Identity"},
+        **({"n_embed": module.n_embed} if module.kind == "vq" else {}),
+    }
+
+
+def facts(state: State, channels: int) -> dict[str, Any]:
+    """What goes with a latent diffusion model: from its YAML, else from its buffers.
+
+    Args:
+      state: the whole checkpoint.
+      channels: of the latents.
+
+    Returns:
+      Of prediction, schedule, latent_mean and latent_std what is told; nothing is guessed.
+    """
+    tensors = state.tensors
+    params = ((state.config or {}).get("model") or {}).get("params") or {}
+    found: dict[str, Any] = {}
+    schedule = _schedule_of_buffer(tensors.get("betas"))
+    scale = None
+    if params:
+        found["prediction"] = params.get("parameterization", "eps")
+        scale = params.get("scale_factor", 1.0)
+        kind = params.get("beta_schedule", "linear")
+        if kind in ("linear", "cosine"):
+            schedule = {
+                "kind": kind,
+                "num_timesteps": int(params.get("timesteps", 1000)),
+                "start": float(params.get("linear_start", 1e-4)),
+                "end": float(params.get("linear_end", 2e-2)),
+            }
+    if schedule:
+        found["schedule"] = schedule
+    if "scale_factor" in tensors:
+        scale = np.asarray(tensors["scale_factor"])
+    return found | ({} if scale is None else latent_scale(float(scale), channels))
+
+
+def _schedule_of_buffer(betas: Any) -> dict[str, Any] | None:
+    """The schedule whose betas a checkpoint carries, if it is one of CompVis' "linear" ones."""
+    if betas is None or len(betas.shape) != 1 or betas.shape[0] < 2:
+        return None
+    table = np.asarray(betas).astype(np.float64)
+    start, end = (float(f"{beta:.6g}") for beta in (table[0], table[-1]))
+    if not 0 < start <= end < 1:
+        return None
+    schedule = Schedule("linear", len(table), start, end)
+    if not np.allclose(np.cumprod(1 - table), schedule.alpha_bar, rtol=1e-4):
+        return None
+    return {"kind": "linear", "num_timesteps": len(table), "start": start, "end": end}

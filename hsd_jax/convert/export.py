@@ -1,225 +1,169 @@
-"""Our networks as CompVis and diffusers have them: tensors and configurations.
+"""A folder of our weights as CompVis and diffusers have them: tensors and configurations."""
 
-What theirs cannot represent is refused by the field's name.
-"""
-
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
-from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
 
-from hsd_jax.convert import compvis_names, diffusers_names, u2net
-from hsd_jax.convert.tensors import Shape, Table, to_state
-from hsd_jax.models.autoencoder import Autoencoder
-from hsd_jax.models.condition import SpatialRescaler
-from hsd_jax.models.layout_generator import LayoutGenerator, U2Net
-from hsd_jax.models.unet import UNet
+from hsd_jax import weights
+from hsd_jax.convert import PARTS, compvis, diffusers, to_torch, torch_files
+from hsd_jax.weights import Loaded
 
-STYLES = ("compvis", "diffusers")
-# CompVis names attention of the autoencoder by resolution; the networks themselves have none.
-_RESOLUTION = 256
-
-
-def state_of(
-    module: nn.Module, params: Mapping[str, Any], part: str, style: str
-) -> dict[str, np.ndarray]:
-    """See `convert.to_torch`."""
-    flat: dict[str, Any] = dict(flatten_dict(params, sep="/"))
-    shapes = {path: value.shape for path, value in flat.items()}
-    return to_state(params, table_of(module, shapes, part, style))
+# Where a latent diffusion model's checkpoint and YAML have each network, and the class of theirs.
+_PLACES = {
+    "unet": (
+        "model.diffusion_model.",
+        "unet_config",
+        "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+    ),
+    "autoencoder": ("first_stage_model.", "first_stage_config", ""),
+    "condition": (
+        "cond_stage_model.",
+        "cond_stage_config",
+        "ldm.modules.encoders.modules.SpatialRescaler",
+    ),
+}
 
 
-def table_of(module: nn.Module, shapes: Mapping[str, Shape], part: str, style: str) -> Table:
-    """Torch's names for a module whose parameters have these shapes; ValueError if it has none."""
-    if style not in STYLES:
-        raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
-    if isinstance(module, UNet):
-        _check_norms(shapes, module.num_groups, "unet")
-        if style == "diffusers":
-            diffusers_unet(module, 1)
-            return diffusers_names.unet_table(module, shapes)
-        compvis_unet(module, 1)
-        return compvis_names.unet_table(shapes)
-    if isinstance(module, Autoencoder):
-        _check_norms(shapes, module.num_groups, "autoencoder")
-        if style == "diffusers":
-            diffusers_autoencoder(module, 1)
-            return diffusers_names.autoencoder_table(module, shapes)
-        compvis_autoencoder(module, 1)
-        return compvis_names.autoencoder_table(shapes)
-    if style == "diffusers":
-        raise ValueError(f"diffusers has no {part}: write it with the style 'compvis'")
-    if isinstance(module, SpatialRescaler):
-        return compvis_names.condition_table(shapes)
-    if isinstance(module, U2Net | LayoutGenerator):
-        if module.norm != "batch":
-            raise ValueError(f"{part}: norm is {module.norm!r}, U^2-Net has 'batch'")
-        return u2net.names_table(shapes)
-    return _other_table(module, shapes, part)
+def find(name_or_dir: str, parts: list[str] | None) -> tuple[Path, list[str]]:
+    """A folder of our weights, and which of its networks to write; ValueError if it has none."""
+    source = weights.find(name_or_dir)
+    names = list(dict.fromkeys(parts or ()))
+    names = names or [name for name in PARTS if (source / f"{name}.json").is_file()]
+    if not names:
+        raise ValueError(f"{source} holds none of {', '.join(PARTS)}")
+    return source, names
 
 
-def _other_table(module: nn.Module, shapes: Mapping[str, Shape], part: str) -> Table:
-    from hsd_jax.convert import inception, perceptual
-    from hsd_jax.models.inception import InceptionV3
-    from hsd_jax.models.perceptual import LPIPS
+def write(
+    source: Path, names: list[str], style: str, folder: Path, tell: Callable[[str], None]
+) -> list[str]:
+    """Writes networks of ours into `folder`.
 
-    if isinstance(module, InceptionV3):
-        return inception.names_table(shapes)
-    if isinstance(module, LPIPS):
-        return perceptual.names_table(module, sliced=True)
-    raise ValueError(f"{part}: a {type(module).__name__} has no names in PyTorch")
+    compvis: `model.ckpt` with `config.yaml` (the autoencoder alone where there is no UNet), and
+    `u2net.pth` for the layout generator. diffusers: a subfolder a model.
 
+    Args:
+      source, names: see `find`.
+      style: "compvis" or "diffusers".
+      folder: where to; it is there.
+      tell: is told what is going on.
 
-def compvis_unet(unet: UNet, in_channels: int) -> dict[str, Any]:
-    """Settings of CompVis' UNetModel."""
-    _check(
-        unet, "unet", num_groups=32, norm_eps=1e-5, mid_attention=True, mid_attention_norm=True,
-        freq_shift=0, sin_first=False, down_padding=1,
-    )
-    return {
-        "image_size": 64,  # it is not read by their code
-        "in_channels": in_channels,
-        "out_channels": unet.out_channels,
-        "model_channels": unet.model_channels,
-        "attention_resolutions": list(unet.attention_factors),
-        "num_res_blocks": unet.num_res_blocks,
-        "channel_mult": list(unet.channel_mult),
-        "num_heads": unet.num_heads,
-        "num_head_channels": unet.num_head_channels,
-        "use_scale_shift_norm": unet.use_scale_shift_norm,
-        "resblock_updown": unet.resblock_updown,
-        "use_new_attention_order": not unet.legacy_attention,
-        "dropout": unet.dropout,
-    }
+    Returns:
+      Lines that tell what was written.
+
+    Raises:
+      ValueError: a network cannot be represented, or `source` lacks it.
+    """
+    return (_diffusers if style == "diffusers" else _compvis)(source, names, folder, tell)
 
 
-def compvis_autoencoder(autoencoder: Autoencoder, in_channels: int) -> dict[str, Any]:
-    """Settings of CompVis' VQModel and AutoencoderKL."""
-    _check(autoencoder, "autoencoder", patch=1, num_groups=32)
-    settings: dict[str, Any] = {
-        "embed_dim": autoencoder.embed_dim,
-        "ddconfig": {
-            "double_z": autoencoder.kind == "kl",
-            "z_channels": autoencoder.z_channels,
-            "resolution": _RESOLUTION,
-            "in_channels": in_channels,
-            "out_ch": autoencoder.out_ch,
-            "ch": autoencoder.ch,
-            "ch_mult": list(autoencoder.ch_mult),
-            "num_res_blocks": autoencoder.num_res_blocks,
-            "attn_resolutions": [_RESOLUTION // 2**level for level in autoencoder.attn_levels],
-            "dropout": autoencoder.dropout,
-        },
-        "lossconfig": {"target": "torch.nn.Identity"},
-    }
-    if not autoencoder.mid_attention:
-        settings["ddconfig"]["attn_type"] = "none"
-    if autoencoder.kind == "vq":
-        settings["n_embed"] = autoencoder.n_embed
-    return settings
+def _diffusers(
+    source: Path, names: list[str], folder: Path, tell: Callable[[str], None]
+) -> list[str]:
+    lines = []
+    for name in names:
+        if name not in ("unet", "autoencoder"):
+            lines.append(f"left out {name}: diffusers has none (use --to compvis)")
+            continue
+        tell(f"writing {name} ...")
+        part = weights.load_part(source, name)
+        state = to_torch(part.module, part.params, name, "diffusers")
+        model = folder / name
+        if name == "autoencoder":
+            model = folder / ("vqvae" if part.module.kind == "vq" else "vae")
+        model.mkdir()
+        save_file(state, model / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+        config = diffusers.config_from(part.module, _in_channels(name, part))
+        if name == "autoencoder":
+            config["scaling_factor"] = 1.0
+        _write_json(model / "config.json", config)
+        lines.append(f"wrote {model.name}: {config['_class_name']}")
+        if name == "unet" and "schedule" in part.extra:
+            lines.append(_write_scheduler(folder / "scheduler", part.extra))
+    if not any(line.startswith("wrote") for line in lines):
+        raise ValueError(f"diffusers has none of {', '.join(names)}: use --to compvis")
+    return lines
 
 
-def diffusers_unet(unet: UNet, in_channels: int) -> dict[str, Any]:
-    """The config.json of diffusers' UNet2DModel."""
-    _check_first_level(unet.channel_mult, "unet", "channel_mult")
-    if not unet.mid_attention_norm and unet.mid_attention and not unet.use_scale_shift_norm:
-        raise ValueError("unet: mid_attention_norm is False, which needs use_scale_shift_norm")
-    levels = range(len(unet.channel_mult))
-    attends = [2**level in unet.attention_factors for level in levels]
-    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
-    plain = plain if unet.resblock_updown else ("DownBlock2D", "UpBlock2D")
-    sampling = "resnet" if unet.resblock_updown else "conv"
-    told = unet.use_scale_shift_norm and unet.mid_attention_norm
-    return {
-        "_class_name": "UNet2DModel",
-        "in_channels": in_channels,
-        "out_channels": unet.out_channels,
-        "block_out_channels": [unet.model_channels * mult for mult in unet.channel_mult],
-        "layers_per_block": unet.num_res_blocks,
-        "down_block_types": ["AttnDownBlock2D" if here else plain[0] for here in attends],
-        "up_block_types": ["AttnUpBlock2D" if here else plain[1] for here in attends[::-1]],
-        "downsample_type": sampling,
-        "upsample_type": sampling,
-        "downsample_padding": unet.down_padding,
-        "attention_head_dim": _head_dim(unet, attends),
-        "add_attention": unet.mid_attention,
-        "attn_norm_num_groups": unet.num_groups if told else None,
-        "norm_num_groups": unet.num_groups,
-        "norm_eps": unet.norm_eps,
-        "resnet_time_scale_shift": "scale_shift" if unet.use_scale_shift_norm else "default",
-        "freq_shift": unet.freq_shift,
-        "flip_sin_to_cos": not unet.sin_first,
-        "dropout": unet.dropout,
-        "act_fn": "silu",
-    }
+def _write_scheduler(folder: Path, extra: Mapping[str, Any]) -> str:
+    scheduler = diffusers.scheduler_from(extra)
+    if scheduler is None:
+        return f"left out the schedule: diffusers has no {extra['schedule']['kind']!r} of ours"
+    folder.mkdir()
+    _write_json(folder / "scheduler_config.json", scheduler)
+    return "wrote scheduler: DDIMScheduler"
 
 
-def _head_dim(unet: UNet, attends: list[bool]) -> int | None:
-    """Channels a head, the same at every level; None for one head."""
-    mults = {mult for mult, here in zip(unet.channel_mult, attends, strict=True) if here}
-    mults |= {unet.channel_mult[-1]} if unet.mid_attention else set()
-    widths = [mult * unet.model_channels for mult in sorted(mults)]
-    heads = [diffusers_names.heads_of(unet, width) for width in widths]
-    dims = {width // count for width, count in zip(widths, heads, strict=True)}
-    if len(dims) < 2:
-        return next(iter(dims), 8)
-    if set(heads) == {1}:
-        return None
-    raise ValueError(
-        f"unet: num_heads is {unet.num_heads} at levels of {widths} channels; diffusers has the "
-        "same attention_head_dim at all"
-    )
-
-
-def diffusers_autoencoder(autoencoder: Autoencoder, in_channels: int) -> dict[str, Any]:
-    """The config.json of diffusers' VQModel and AutoencoderKL."""
-    _check(autoencoder, "autoencoder", patch=1)
-    _check_first_level(autoencoder.ch_mult, "autoencoder", "ch_mult")
-    levels = range(len(autoencoder.ch_mult))
-    attends = [level in autoencoder.attn_levels for level in levels]
-    config = {
-        "_class_name": "VQModel" if autoencoder.kind == "vq" else "AutoencoderKL",
-        "in_channels": in_channels,
-        "out_channels": autoencoder.out_ch,
-        "block_out_channels": [autoencoder.ch * mult for mult in autoencoder.ch_mult],
-        "layers_per_block": autoencoder.num_res_blocks,
-        "down_block_types": [f"{'Attn' * here}DownEncoderBlock2D" for here in attends],
-        "up_block_types": [f"{'Attn' * here}UpDecoderBlock2D" for here in attends[::-1]],
-        "latent_channels": autoencoder.z_channels,
-        "norm_num_groups": autoencoder.num_groups,
-        "mid_block_add_attention": autoencoder.mid_attention,
-        "act_fn": "silu",
-    }
-    if autoencoder.kind == "vq":
-        return config | {
-            "num_vq_embeddings": autoencoder.n_embed,
-            "vq_embed_dim": autoencoder.embed_dim,
+def _compvis(
+    source: Path, names: list[str], folder: Path, tell: Callable[[str], None]
+) -> list[str]:
+    lines: list[str] = []
+    whole = [name for name in names if name in _PLACES] != ["autoencoder"]
+    sections: dict[str, Any] = {}
+    state: dict[str, np.ndarray] = {}
+    extra: Mapping[str, Any] = {}
+    for name in names:
+        tell(f"converting {name} ...")
+        part = weights.load_part(source, name)
+        tensors = to_torch(part.module, part.params, name, "compvis")
+        if name not in _PLACES:
+            file = {"layout_generator": "u2net"}.get(name, name) + ".pth"
+            torch_files.save(folder / file, tensors, under=None)
+            lines.append(f"wrote {file}: {name}")
+            continue
+        prefix = _PLACES[name][0] if whole else ""
+        state |= {prefix + key: value for key, value in tensors.items()}
+        sections[name] = {
+            "target": _PLACES[name][2] or _first_stage(part.module.kind, whole),
+            "params": compvis.settings_from(part.module, _in_channels(name, part)),
         }
-    _check(autoencoder, "autoencoder", embed_dim=autoencoder.z_channels)
-    return config
+        extra = part.extra if name == "unet" else extra
+    if sections:
+        tell("writing model.ckpt ...")
+        torch_files.save(folder / "model.ckpt", state)
+        model = _latent_diffusion(sections, extra) if whole else sections["autoencoder"]
+        _write_json(folder / "config.yaml", {"model": model})  # JSON is YAML
+        lines.append(f"wrote model.ckpt with config.yaml: {', '.join(sections)}")
+    if any(extra.get("latent_mean", [])) or len(set(extra.get("latent_std", [1.0]))) > 1:
+        lines.append(
+            "note: its latents have a mean and deviation a channel; config.yaml has one factor"
+        )
+    return lines
 
 
-def _check(module: nn.Module, part: str, **fields: Any) -> None:
-    """Raises ValueError for a field that has another value than the only one theirs has."""
-    for name, theirs in fields.items():
-        if getattr(module, name) != theirs:
-            raise ValueError(
-                f"{part}: {name} is {getattr(module, name)!r}; there it is always {theirs!r}"
-            )
+def _first_stage(kind: str, whole: bool) -> str:
+    """The class of a first stage: within a latent diffusion model it is another than alone."""
+    vq = "VQModelInterface" if whole else "VQModel"
+    return f"ldm.models.autoencoder.{vq if kind == 'vq' else 'AutoencoderKL'}"
 
 
-def _check_first_level(mult: tuple[int, ...], part: str, name: str) -> None:
-    if mult[0] != 1:
-        raise ValueError(f"{part}: {name} begins with {mult[0]}; diffusers' begin with 1")
+def _latent_diffusion(sections: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML of a LatentDiffusion whose UNet has the facts `extra`."""
+    schedule = extra.get("schedule", {})
+    params: dict[str, Any] = {
+        "linear_start": schedule.get("start", 0.0015),
+        "linear_end": schedule.get("end", 0.0205),
+        "timesteps": schedule.get("num_timesteps", 1000),
+        "beta_schedule": schedule.get("kind", "linear"),
+        "parameterization": extra.get("prediction", "eps"),
+        "conditioning_key": "concat",
+        "concat_mode": True,
+    }
+    if "latent_std" in extra:
+        params["scale_factor"] = 1 / float(np.mean(extra["latent_std"]))
+    params |= {_PLACES[name][1]: section for name, section in sections.items()}
+    return {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}
 
 
-def _check_norms(shapes: Mapping[str, Shape], num_groups: int, part: str) -> None:
-    """Torch's GroupNorm takes only multiples of its groups; ours takes fewer groups then."""
-    for path, shape in shapes.items():
-        if path.endswith("/scale") and shape[0] % num_groups:
-            raise ValueError(
-                f"{part}: {path} normalises {shape[0]} channels, no multiple of {num_groups} "
-                "groups as in PyTorch"
-            )
+def _in_channels(name: str, part: Loaded) -> int:
+    layer = {"unet": "input_blocks_0_0", "condition": "channel_mapper"}.get(name)
+    kernel = part.params[layer] if layer else part.params["encoder"]["conv_in"]
+    return int(kernel["kernel"].shape[2])
+
+
+def _write_json(path: Path, settings: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(settings, indent=2) + "\n")

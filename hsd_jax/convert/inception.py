@@ -3,34 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hsd_jax.convert.tensors import Leaf, Progress, Shape, Table, param_shapes, to_params
+from hsd_jax.convert.tensors import Shape, Table, make_table, param_shapes, to_params
 from hsd_jax.models.inception import MIN_SIZE, NUM_CLASSES, InceptionV3
 
-_LEAVES = {
-    "kernel": "conv.weight",
-    "scale": "bn.weight",
-    "bias": "bn.bias",
-    "mean": "bn.running_mean",
-    "var": "bn.running_var",
-}
-_CLASSIFIER = {"fc.weight": Leaf("fc/kernel", "dense"), "fc.bias": Leaf("fc/bias", "as_is")}
 _IGNORE = (r".*\.num_batches_tracked",)  # a counter that inference does not read
 
 
 def load(
-    state: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    state: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> tuple[InceptionV3, dict[str, Any]]:
-    """The network of a checkpoint.
-
-    Args:
-      state: torch names to tensors.
-      config: `{"preprocessing": ...}` of `InceptionV3`; its default otherwise.
-      progress: see `tensors.Progress`.
-
-    Returns:
-      (module, params).
+    """The network of a checkpoint; `config` may have `preprocessing` of `InceptionV3`.
 
     Raises:
       ValueError: another network, torchvision's Inception included.
@@ -47,15 +29,15 @@ def load(
     module = InceptionV3(**config)
     # Preprocessing has no parameters: the smallest input tells all shapes.
     shapes = param_shapes(InceptionV3("none"), (1, MIN_SIZE, MIN_SIZE, 3))
-    return module, to_params(state, names_table(shapes), shapes, "inception", _IGNORE, progress)
+    return module, to_params(state, names_table(shapes), shapes, "inception", _IGNORE)
 
 
 def names_table(shapes: Mapping[str, Shape]) -> Table:
     """Torch's names; ours are theirs but for the last two parts."""
-    table = dict(_CLASSIFIER)
-    for path in shapes:
+
+    def rename(path: str) -> str:
         *parents, leaf = path.split("/")
-        if parents != ["fc"]:
-            kind = "conv" if leaf == "kernel" else "as_is"
-            table[".".join([*parents, _LEAVES[leaf]])] = Leaf(path, kind)
-    return table
+        layer = "conv" if leaf == "kernel" else "bn"
+        return path if parents == ["fc"] else "/".join([*parents, layer, leaf])
+
+    return make_table(shapes, rename)

@@ -1,41 +1,109 @@
-"""What a torch file's pickle says, read without running any of it and without torch.
+"""What a pickle of weights says, read without running any of it and without torch.
 
 A pickle is a program for a stack machine whose instructions can call anything that Python can
-import. This is another machine for the same programs: it knows the few calls that saved weights
-need (`pickle_calls`) and refuses the first that it does not know, by name. It never imports what a
-file names, and tensors are left in the file until they are asked for.
+import. This is another machine for the same programs. It never imports what a file names, knows
+the calls that saved weights need, each as a function of our own, and refuses all others by name.
+Tensors stay in the file until they are asked for.
+
+Python's own Unpickler, restricted, does not do: it hashes the keys of dicts before anything can
+look at them, and a tuple in a tuple in a tuple, a million deep, then ends the process.
 """
 
 import io
+import math
 import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from hsd_jax.convert.pickle_calls import (
-    Refused,
-    Unread,
-    call,
-    key_of,
-    name_of,
-    refuse,
-    storage_of,
-)
+import ml_dtypes
+import numpy as np
+
+_MAX_RANK = 16
+_ELEMENTS = {
+    **{"Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": ml_dtypes.bfloat16},
+    **{"Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"},
+}
+_STORAGES = {f"torch.{name}Storage": np.dtype(kind) for name, kind in _ELEMENTS.items()}
 
 
-def load(stream: Any) -> Any:
+class Refused(ValueError):
+    """A pickle that is damaged, or that asks for more than weights need."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """A class or function that a file names; never imported."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A value that weights do not need, such as a numpy scalar among a trainer's notes."""
+
+    kind: str
+
+
+@dataclass
+class Storage:
+    """A run of numbers in the file; `source.read(storage)` gives all of them, `[numel]`."""
+
+    dtype: np.dtype
+    key: str
+    numel: int
+    source: Any = None
+
+
+class Tensor:
+    """A strided view of a storage, in elements; it stays in the file until `np.asarray` asks."""
+
+    def __init__(
+        self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ):
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+        self.dtype = storage.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """A fresh array each time; ValueError when the file is damaged there."""
+        values = self.storage.source.read(self.storage)
+        # Within bounds: that was checked when the tensor was made.
+        strides = [stride * self.dtype.itemsize for stride in self.strides]
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides)
+        return np.array(view, dtype or self.dtype)
+
+
+@dataclass(eq=False)
+class Array:
+    """An array of numpy within the pickle; `value` is None unless its numbers are floats."""
+
+    value: np.ndarray | None = None
+
+
+@dataclass(eq=False)
+class _Dtype:
+    """numpy's type of elements: "f4", and its order of bytes."""
+
+    name: Any
+    order: Any = None
+
+
+def load(stream: Any, storages: list[Storage] | None = None) -> Any:
     """The object that one pickle in `stream` describes; the stream is left behind its end.
 
     Args:
       stream: with `read`, `readline` and `tell`; `read` must not allocate more than there is.
+      storages: takes up those that it refers to; the caller tells their sources.
 
     Returns:
-      Dicts, lists, tuples and scalars, with `TensorSpec` for tensors and `Name` and `Unread` for
-      what is never made.
+      Dicts, lists, tuples and scalars, with `Tensor` for torch's tensors, `Array` for numpy's
+      arrays, and `Name` and `Unread` for what is never made.
 
     Raises:
       Refused: it asks for more, or is damaged.
     """
     try:
-        return _Machine().run(stream)
+        return _run(stream, [] if storages is None else storages)
     except Refused:
         raise
     except Exception as error:  # a hostile file can make the decoder fail in any way
@@ -43,168 +111,242 @@ def load(stream: Any) -> Any:
         raise Refused(f"its pickle is damaged ({' '.join(detail.split())[:200]})") from error
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, storages: list[Storage] | None = None) -> Any:
     """`load` of bytes."""
-    return load(io.BytesIO(data))
+    return load(io.BytesIO(data), storages)
 
 
+# Instructions whose argument is the value.
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
-class _Machine:
-    """The stack machine; a method `op_X` for each instruction X that is no plain value."""
+def _run(stream: Any, storages: list[Storage]) -> Any:
+    """The stack machine."""
+    stack: list[Any] = []
+    marked: list[list[Any]] = []  # the stacks below each open MARK
+    memo: dict[int, Any] = {}
+    arg: Any
+    for opcode, arg, _ in pickletools.genops(stream):
+        match opcode.name:
+            case "STOP":
+                return stack.pop()
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                marked.append(stack)
+                stack = []
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                stack = marked.pop()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                memo[len(memo) if arg is None else int(arg)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[int(arg)])
+            case "GLOBAL":
+                stack.append(_name(arg.replace(" ", ".", 1)))
+            case "BINPERSID":
+                storages.append(_storage(stack.pop()))
+                stack.append(storages[-1])
+            case name if name in _VALUES:
+                stack.append(arg)
+            case name if name in _OPERATIONS:
+                operands = []
+                for all_since_mark in _OPERANDS[name]:
+                    operands.append(stack if all_since_mark else stack.pop())
+                    stack = marked.pop() if all_since_mark else stack
+                stack.append(_OPERATIONS[name](*operands[::-1]))
+            case name:
+                raise _refuse(f"the instruction {name}")
+    raise Refused("its pickle ends too early")
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []  # the stacks below each open MARK
-        self.memo: dict[int, Any] = {}
 
-    def run(self, stream: Any) -> Any:
-        for opcode, arg, _ in pickletools.genops(stream):
-            name = opcode.name
-            if name == "STOP":
-                return self.stack.pop()
-            if name in _VALUES:
-                self.stack.append(arg)
-            elif name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            elif operation := getattr(self, f"op_{name}", None):
-                operation(arg)
-            else:
-                raise refuse(f"the instruction {name}")
-        raise Refused("its pickle ends too early")
+def _refuse(name: str) -> Refused:
+    return Refused(
+        f"its pickle asks for {name[:100]!r}, which no weights need; nothing of it was run. If you "
+        "trust its origin, save its tensors alone where torch is: "
+        "torch.save(torch.load(SRC, weights_only=False)['state_dict'], 'weights.pth')"
+    )
 
-    def since_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.marked.pop()
-        return items
 
-    def op_PROTO(self, _: Any) -> None:
-        pass
+def _name(text: str) -> Name:
+    if text in _CALLS or text in _NAMES or text.startswith(_NAMED_PACKAGES):
+        return Name(text)
+    raise _refuse(text)
 
-    op_FRAME = op_PROTO
 
-    def op_MARK(self, _: Any) -> None:
-        self.marked.append(self.stack)
-        self.stack = []
+def _call(function: Any, args: Any) -> Any:
+    if not isinstance(function, Name) or function.text not in _CALLS:
+        raise _refuse(function.text if isinstance(function, Name) else "a call of a value")
+    return _CALLS[function.text](*args)
 
-    def op_POP(self, _: Any) -> None:
-        self.stack.pop()
 
-    def op_POP_MARK(self, _: Any) -> None:
-        self.since_mark()
+def _build(target: Any, state: Any) -> Any:
+    """An object's state: of numpy's arrays; of what is not kept, and a state dict's `_metadata`."""
+    if isinstance(target, _Dtype) and isinstance(state, tuple) and len(state) > 1:
+        target.order = state[1]
+    elif isinstance(target, Array) and isinstance(state, tuple) and len(state) == 5:
+        target.value = _numbers(*state[1:])
+    elif type(target) not in (_Dtype, Array, Unread, dict):
+        raise _refuse(f"the state of a {type(target).__name__}")
+    return target
 
-    def op_DUP(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
 
-    def op_GET(self, arg: Any) -> None:
-        self.stack.append(self.memo[int(arg)])
+def _extend(target: Any, items: list[Any]) -> Any:
+    _check_kind(target, list)
+    target.extend(items)
+    return target
 
-    op_BINGET = op_LONG_BINGET = op_GET
 
-    def op_PUT(self, arg: Any) -> None:
-        self.memo[int(arg)] = self.stack[-1]
+def _set(target: Any, items: list[Any]) -> Any:
+    _check_kind(target, dict)
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        target[_key(key)] = value
+    return target
 
-    op_BINPUT = op_LONG_BINPUT = op_PUT
 
-    def op_MEMOIZE(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+def _check_kind(target: Any, kind: type) -> None:
+    if type(target) is not kind:
+        raise _refuse(f"to fill a {type(target).__name__} as a {kind.__name__}")
 
-    def op_EMPTY_LIST(self, _: Any) -> None:
-        self.stack.append([])
 
-    def op_LIST(self, _: Any) -> None:
-        items = self.since_mark()
-        self.stack.append(items)
+def _key(key: Any) -> Any:
+    """A key of a dict: flat, for the hash of a deeply nested tuple can exhaust the stack."""
+    if type(key) in (str, bytes, int, float, bool, type(None), Name):
+        return key
+    if type(key) is tuple and all(type(part) in (str, int) for part in key):
+        return key
+    raise Refused(f"a dict in its pickle has a key of type {type(key).__name__}")
 
-    def op_APPEND(self, _: Any) -> None:
-        item = self.stack.pop()
-        self._top(list).append(item)
 
-    def op_APPENDS(self, _: Any) -> None:
-        items = self.since_mark()
-        self._top(list).extend(items)
+def _storage(persistent: Any) -> Storage:
+    """The tuple by which torch refers to numbers outside the pickle."""
+    if not isinstance(persistent, tuple) or len(persistent) < 5 or persistent[0] != "storage":
+        raise Refused("its pickle refers to something that is no storage")
+    _, kind, key, _device, numel = persistent[:5]
+    if len(persistent) > 5 and persistent[5] is not None:
+        raise Refused("a storage in it is a view of another, as torch before 0.4 wrote them")
+    if not isinstance(kind, Name) or kind.text not in _STORAGES:
+        raise Refused(f"a storage in it is of {getattr(kind, 'text', None)!r:.80}, not of numbers")
+    (numel,) = _whole((numel,), "number of elements")
+    return Storage(_STORAGES[kind.text], str(key), numel)
 
-    def op_TUPLE(self, _: Any) -> None:
-        items = tuple(self.since_mark())
-        self.stack.append(items)
 
-    def op_TUPLE1(self, _: Any) -> None:
-        self._tuple(1)
+# What instructions make of what they take from the stack; pickletools tells what that is.
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "TUPLE": tuple,
+    **dict.fromkeys(("TUPLE1", "TUPLE2", "TUPLE3"), lambda *items: items),
+    "EMPTY_LIST": list,
+    "LIST": list,
+    "APPEND": lambda target, item: _extend(target, [item]),
+    "APPENDS": _extend,
+    "EMPTY_DICT": dict,
+    "DICT": lambda items: _set({}, items),
+    "SETITEM": lambda target, key, value: _set(target, [key, value]),
+    "SETITEMS": _set,
+    "EMPTY_SET": lambda: Unread("builtins.set"),
+    "ADDITEMS": lambda target, _: target,
+    "FROZENSET": lambda _: Unread("builtins.set"),
+    "STACK_GLOBAL": lambda module, qualified: _name(f"{module}.{qualified}"),
+    "REDUCE": _call,
+    "BUILD": _build,
+}
+# Of what each takes, from the top on: whether it is all since the last MARK.
+_OPERANDS = {
+    opcode.name: [
+        kind is pickletools.stackslice
+        for kind in reversed(opcode.stack_before)
+        if kind is not pickletools.markobject
+    ]
+    for opcode in pickletools.opcodes
+}
 
-    def op_TUPLE2(self, _: Any) -> None:
-        self._tuple(2)
 
-    def op_TUPLE3(self, _: Any) -> None:
-        self._tuple(3)
+# What may be called. Each takes the arguments of the torch or Python function that it stands for.
 
-    def _tuple(self, size: int) -> None:
-        if len(self.stack) < size:
-            raise Refused("its pickle is damaged (a tuple of nothing)")
-        items = tuple(self.stack[-size:])
-        del self.stack[-size:]
-        self.stack.append(items)
 
-    def op_EMPTY_SET(self, _: Any) -> None:
-        self.stack.append(Unread("builtins.set"))
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
+    if not isinstance(storage, Storage):
+        raise Refused("a tensor in it has no storage")
+    shape, strides = _whole(shape, "size"), _whole(strides, "stride")
+    (offset,) = _whole((offset,), "offset")
+    if len(shape) != len(strides) or len(shape) > _MAX_RANK:
+        raise Refused(f"a tensor in it has {len(shape)} sizes and {len(strides)} strides")
+    count = math.prod(shape)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else 0
+    if count > storage.numel or last >= max(storage.numel, 1):
+        raise Refused(
+            f"a tensor of shape {list(shape)[:8]} in it reaches outside its {storage.numel} numbers"
+        )
+    return Tensor(storage, offset, shape, strides)
 
-    def op_ADDITEMS(self, _: Any) -> None:
-        self.since_mark()
 
-    def op_FROZENSET(self, _: Any) -> None:
-        self.since_mark()
-        self.op_EMPTY_SET(None)
+def _whole(values: Any, what: str) -> tuple[int, ...]:
+    """`values` as a tuple of int, none negative."""
+    values = tuple(values)
+    if any(type(value) is not int or not 0 <= value < 2**62 for value in values):
+        raise Refused(f"a tensor in it has a {what} that is no whole number from 0")
+    return values
 
-    def op_EMPTY_DICT(self, _: Any) -> None:
-        self.stack.append({})
 
-    def op_DICT(self, _: Any) -> None:
-        items = self.since_mark()
-        self.stack.append({})
-        self._set(items)
+def _numbers(shape: Any, dtype: Any, fortran: Any, data: Any) -> np.ndarray | None:
+    """numpy's `ndarray.__setstate__`: of floats, the array, read-only; None for all else."""
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        return None
+    if dtype.name not in ("f2", "f4", "f8") or dtype.order != "<":
+        return None
+    shape, kind = _whole(shape, "size"), np.dtype(f"<{dtype.name}")
+    if len(shape) > _MAX_RANK or math.prod(shape) * kind.itemsize != len(data):
+        raise Refused(f"an array of shape {list(shape)[:8]} in it has {len(data)} bytes")
+    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
 
-    def op_SETITEM(self, _: Any) -> None:
-        items = self.stack[-2:]
-        del self.stack[-2:]
-        self._set(items)
 
-    def op_SETITEMS(self, _: Any) -> None:
-        self._set(self.since_mark())
+def _with_attributes(function: Any, kind: Any, args: Any, _state: Any) -> Any:
+    """torch._tensor._rebuild_from_type_v2: a tensor to which somebody gave attributes."""
+    if kind not in (Name("torch.Tensor"), Name("torch.nn.parameter.Parameter")):
+        raise _refuse(kind.text if isinstance(kind, Name) else "an unknown kind of tensor")
+    return _call(function, args)
 
-    def _set(self, items: list[Any]) -> None:
-        target = self._top(dict)
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[key_of(key)] = value
 
-    def _top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
-            raise refuse(f"to fill a {type(self.stack[-1]).__name__} as a {kind.__name__}")
-        return self.stack[-1]
+def _unread(kind: str) -> Callable[..., Unread]:
+    return lambda *_: Unread(kind)
 
-    def op_GLOBAL(self, arg: Any) -> None:
-        module, _, qualified = arg.partition(" ")
-        self.stack.append(name_of(module, qualified))
 
-    def op_STACK_GLOBAL(self, _: Any) -> None:
-        module, qualified = self.stack[-2:]
-        del self.stack[-2:]
-        self.stack.append(name_of(str(module), str(qualified)))
+_ARRAYS = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": lambda pairs=(): {_key(key): value for key, value in pairs},
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._tensor._rebuild_from_type_v2": _with_attributes,
+    "torch.Size": tuple,
+    "numpy.dtype": lambda name=None, *_: _Dtype(name),
+    **{f"{module}._reconstruct": lambda *_: Array() for module in _ARRAYS},
+    **{f"{module}.scalar": _unread("a number of numpy") for module in _ARRAYS},
+    **{
+        name: _unread(name)
+        for name in ("torch.device", "_codecs.encode", "builtins.set", "__builtin__.set")
+    },
+}
 
-    def op_REDUCE(self, _: Any) -> None:
-        function, args = self.stack[-2:]
-        del self.stack[-2:]
-        self.stack.append(call(function, args))
-
-    def op_BUILD(self, _: Any) -> None:
-        """An object's state: only of what is not kept, and the `_metadata` of a state dict."""
-        self.stack.pop()
-        if type(self.stack[-1]) not in (Unread, dict):
-            raise refuse(f"the state of a {type(self.stack[-1]).__name__}")
-
-    def op_BINPERSID(self, _: Any) -> None:
-        self.stack.append(storage_of(self.stack.pop()))
+# May be named, never called: element types, and the classes by which Lightning keys its notes.
+_NAMES = {
+    *_STORAGES,
+    *("numpy.ndarray", "torch.Tensor", "torch.nn.parameter.Parameter"),
+    *(f"torch.{kind}" for kind in ("float16", "float32", "float64", "bfloat16", "bool")),
+    *(f"torch.{kind}" for kind in ("int8", "int16", "int32", "int64", "uint8")),
+}
+_NAMED_PACKAGES = ("pytorch_lightning.", "lightning.", "lightning_fabric.")

@@ -6,7 +6,7 @@ beside its configuration.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hsd_jax.convert import torch_files
-from hsd_jax.convert.torch_files import Tensor
+from hsd_jax.convert.pickles import Tensor
 
 # In a folder, the first of these that is there.
 _WEIGHTS = (
@@ -30,6 +30,7 @@ _WEIGHTS = (
 _SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt", ".bin")
 _MODEL_FOLDERS = {"autoencoder": ("vqvae", "vae"), "unet": ("unet",)}
 _MAX_CONFIG = 16 * 2**20
+_TENSORS = (Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _in_folder(folder: Path, part: str | None) -> Path:
         for name in _WEIGHTS:
             if (folder / sub / name).is_file():
                 return folder / sub / name
+    if part == "perceptual" and (folder / "perceptual.safetensors").is_file():
+        return folder / "perceptual.safetensors"  # in a folder of ours
     files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
     if len(files) == 1:
         return files[0]
@@ -201,7 +204,7 @@ def _tensors_of(saved: Any, file: Path) -> dict[str, Any]:
 
 
 def _named_tensors(items: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key): value for key, value in items.items() if isinstance(value, Tensor)}
+    return {str(key): value for key, value in items.items() if isinstance(value, _TENSORS)}
 
 
 def _without_module(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -213,10 +216,5 @@ def _without_module(tensors: dict[str, Any]) -> dict[str, Any]:
 
 def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The tensors whose names begin with `prefix`, without it."""
-    return dict(_under(tensors, prefix))
-
-
-def _under(tensors: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            yield name[len(prefix) :], value
+    cut = len(prefix)
+    return {name[cut:]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,12 +1,13 @@
-"""Tables from PyTorch's tensor names to flax paths, and the strict conversion by them.
+"""What the formats share: tables from PyTorch's names to flax paths, and strict reading by them.
 
 A table names every tensor of a network once; what it does not name is refused, in either direction.
 PyTorch keeps convolutions as [out, in, height, width] and dense layers as [out, in]; flax has
-[height, width, in, out] and [in, out]. Values are copied bit for bit, to float32.
+[height, width, in, out] and [in, out]. Values are copied bit for bit, to float32. Settings that are
+not understood are refused by name and value.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,10 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-KINDS = ("conv", "conv1d", "dense", "dense_as_conv", "as_is")
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _CONV_RANK = {"conv": 4, "conv1d": 3, "dense_as_conv": 2}
 
 Shape = tuple[int, ...]
-Progress = Callable[[int, int], None]
-"""Called with (tensors done, tensors in all)."""
 
 
 class Share(NamedTuple):
@@ -54,17 +53,35 @@ class Leaf(NamedTuple):
 Table = dict[str, Leaf]
 
 
+def make_table(
+    shapes: Mapping[str, Shape],
+    rename: Callable[[str], str],
+    kinds: Mapping[str, str] | None = None,
+) -> Table:
+    """A table by rule, for names that follow the paths; a kernel of two axes is a dense layer's.
+
+    Args:
+      shapes: of the parameters, by path.
+      rename: path -> torch's name, but with slashes and flax's word for the leaf.
+      kinds: of kernels that are no plain convolutions, by the last part of their layer's path.
+    """
+    table = {}
+    for path, shape in shapes.items():
+        *parents, leaf = rename(path).split("/")
+        layer = path.split("/")[-2:][0]
+        kind = "as_is"
+        if leaf == "kernel":
+            kind = "dense" if len(shape) == 2 else (kinds or {}).get(layer, "conv")
+        table[".".join([*parents, _LEAVES.get(leaf, leaf)])] = Leaf(path, kind)
+    return table
+
+
 def param_shapes(module: nn.Module, *inputs: Any, **options: Any) -> dict[str, Shape]:
     """Shapes of a module's parameters by path, without making any.
 
-    Args:
-      module: a Linen module.
-      inputs: what it is called with; a tuple of int stands for float32 zeros of that shape.
-      options: named arguments of the call.
+    A tuple of int among `inputs` stands for float32 zeros of that shape.
     """
-    made = [
-        jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x for x in inputs
-    ]
+    made = [jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x for x in inputs]
 
     def init(key: jax.Array, *given: Any) -> Any:
         return module.init(key, *given, **options)
@@ -80,7 +97,6 @@ def to_params(
     shapes: Mapping[str, Shape],
     part: str,
     ignore: Sequence[str] = (),
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """A torch state to flax parameters, tensor by tensor.
 
@@ -90,7 +106,6 @@ def to_params(
       shapes: the module's shapes by path, see `param_shapes`.
       part: what to call the network in errors.
       ignore: regular expressions of whole names that may be there and are left out.
-      progress: see `Progress`.
 
     Returns:
       Nested dict of float32 numpy arrays.
@@ -107,10 +122,8 @@ def to_params(
                 "the checkpoint or the configuration is another network's"
             )
     flat: dict[str, np.ndarray] = {}
-    for done, (name, leaf) in enumerate(table.items(), 1):
+    for name, leaf in table.items():
         _place(flat, leaf, shapes[leaf.path], _floats(state[name], name, part))
-        if progress:
-            progress(done, len(table))
     return unflatten_dict(flat, sep="/")
 
 
@@ -213,3 +226,84 @@ def _to_torch(value: np.ndarray, leaf: Leaf) -> np.ndarray:
         value = value.transpose(3, 2, 0, 1)
         value = value.reshape(value.shape[: _CONV_RANK[leaf.kind]])
     return np.ascontiguousarray(value)
+
+
+def refuse_others(
+    part: str,
+    settings: Mapping[str, Any],
+    known: Collection[str],
+    free: Collection[str],
+    fixed: Mapping[str, Any],
+) -> None:
+    """Raises ValueError for a setting that our network cannot follow.
+
+    `known` settings are read elsewhere, `free` ones change nothing at inference, and of `fixed`
+    ones we have one value only.
+    """
+    for name, value in settings.items():
+        if name in known or name in free or name.startswith("_"):
+            continue
+        if name not in fixed:
+            if value is None or value is False:
+                continue  # an option that is off
+            raise ValueError(f"{part}: the setting {name}={value!r} is not known: no such network")
+        if value != fixed[name]:
+            raise ValueError(
+                f"{part}: {name} is {value!r}, and our network has {fixed[name]!r} only"
+            )
+
+
+def whole(part: str, settings: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A whole number among settings; ValueError when it is missing or something else."""
+    value = settings.get(name)
+    value = default if value is None else value
+    if type(value) is not int:
+        problem = "is missing" if value is None else f"is {value!r}, not a whole number"
+        raise ValueError(f"{part}: the setting {name} {problem}")
+    return value
+
+
+def check_fields(module: nn.Module, part: str, **fields: Any) -> None:
+    """Raises ValueError for a field that has another value than the only one theirs has."""
+    for name, theirs in fields.items():
+        if getattr(module, name) != theirs:
+            raise ValueError(
+                f"{part}: {name} is {getattr(module, name)!r}; there it is always {theirs!r}"
+            )
+
+
+def multiples(widths: Iterable[int], width: int, part: str) -> tuple[int, ...]:
+    """Channels a level as multiples of the first convolution's."""
+    widths = list(widths)
+    if not widths or any(other % width for other in widths):
+        raise ValueError(
+            f"{part}: its levels have {widths} channels, which are no multiples of the {width} "
+            "that it begins with: this is no network that can be represented"
+        )
+    return tuple(other // width for other in widths)
+
+
+def count(shapes: Mapping[str, Shape], pattern: str) -> int:
+    """1 + the largest number that names have at the pattern's group."""
+    found = (re.match(pattern, name) for name in shapes)
+    return 1 + max((int(match.group(1)) for match in found if match), default=-1)
+
+
+def shape_of(shapes: Mapping[str, Shape], name: str, part: str) -> Shape:
+    """The shape of a tensor that must be there, with at least two axes."""
+    if name not in shapes:
+        raise ValueError(f"{part}: tensor {name!r} is missing")
+    if len(shapes[name]) < 2:
+        raise ValueError(f"{part}: tensor {name!r} is {list(shapes[name])}: no such network")
+    return shapes[name]
+
+
+def latent_scale(factor: float, channels: int, mean: float = 0.0) -> dict[str, list[float]]:
+    """Diffusion runs on (latents - mean) * factor: as the mean and deviation that ours divides by.
+
+    Raises:
+      ValueError: the factor is no positive number.
+    """
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"the scale of the latents is {factor}: it must be positive")
+    return {"latent_mean": [mean] * channels, "latent_std": [1 / factor] * channels}

@@ -1,7 +1,7 @@
 """Torch's files without torch: what `torch.save` wrote, its tensors read when they are asked for.
 
 Two containers: since torch 1.6 a zip archive with one record a storage, before that a row of
-pickles followed by the storages.
+pickles followed by the storages. A plain pickle of numpy's arrays in nested dicts is read too.
 """
 
 import io
@@ -10,12 +10,12 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from hsd_jax.convert import pickles
-from hsd_jax.convert.pickle_calls import Refused, Storage, TensorSpec
+from hsd_jax.convert.pickles import Array, Refused, Storage
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -24,32 +24,10 @@ _LEGACY_PROTOCOL = 1001
 _MAX_PICKLE = 256 * 2**20
 
 
-class _Source(Protocol):
-    def read(self, storage: Storage) -> np.ndarray:
-        """All numbers of a storage, `[numel]`."""
-        ...
-
-
-class Tensor:
-    """A tensor that stays in its file until `np.asarray` asks for it."""
-
-    def __init__(self, source: _Source, spec: TensorSpec):
-        self._source, self._spec = source, spec
-        self.shape, self.dtype = spec.shape, spec.storage.dtype
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """A fresh array each time; ValueError when the file is damaged there."""
-        spec, size = self._spec, self.dtype.itemsize
-        values = self._source.read(spec.storage)
-        # Within bounds: the spec was checked against the storage when it was made.
-        view = np.lib.stride_tricks.as_strided(
-            values[spec.offset :], spec.shape, [stride * size for stride in spec.strides]
-        )
-        return np.array(view, dtype or self.dtype)
-
-
 def load(path: Path) -> Any:
-    """What `torch.save` wrote to `path`: dicts, lists and scalars, with `Tensor` for tensors.
+    """What `torch.save` wrote to `path`: dicts, lists and scalars, with `pickles.Tensor`.
+
+    Of a plain pickle, its arrays of floats by their slash-joined keys.
 
     Raises:
       ValueError: no torch file, a damaged one, or one that asks for more than tensors.
@@ -65,8 +43,11 @@ def load(path: Path) -> Any:
 
 
 def _load_zip(path: Path) -> Any:
-    archive = _Archive(path)
-    return _bind(pickles.loads(archive.record("data.pkl", _MAX_PICKLE)), archive)
+    archive, storages = _Archive(path), []
+    saved = pickles.loads(archive.record("data.pkl", _MAX_PICKLE), storages)
+    for storage in storages:
+        storage.source = archive
+    return saved
 
 
 class _Archive:
@@ -122,20 +103,40 @@ def _load_legacy(path: Path) -> Any:
             magic = pickles.load(data)
         except Refused as error:
             raise Refused(f"it is no file of torch.save ({error})") from error
+        if arrays := _arrays(magic):
+            return arrays
         if magic != LEGACY_MAGIC or pickles.load(data) != _LEGACY_PROTOCOL:
             raise Refused("it is no file of torch.save: a pickle of another kind")
         machine = pickles.load(data)
         if isinstance(machine, dict) and machine.get("little_endian") is False:
             raise Refused("it was written on a big-endian machine")
-        saved, keys = pickles.load(data), pickles.load(data)
+        found: list[Storage] = []
+        saved, keys = pickles.load(data, found), pickles.load(data)
         begin = data.tell()
     storages: dict[str, Storage] = {}
-    for spec in _specs(saved):
-        if storages.setdefault(spec.storage.key, spec.storage) != spec.storage:
-            raise Refused(f"its storage {spec.storage.key!r} has two descriptions")
+    for storage in found:
+        if storages.setdefault(storage.key, storage) != storage:
+            raise Refused(f"its storage {storage.key!r} has two descriptions")
     if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
         raise Refused("its list of storages is damaged")
-    return _bind(saved, _Row(path, begin, [storages[str(key)] for key in keys]))
+    row = _Row(path, begin, [storages[str(key)] for key in keys])
+    for storage in found:
+        storage.source = row
+    return saved
+
+
+def _arrays(saved: Any) -> dict[str, np.ndarray]:
+    """The arrays in nested dicts by their slash-joined keys, as JAX's users pickle parameters."""
+    found: dict[str, np.ndarray] = {}
+    seen, queue = set(), [("", saved)]
+    while queue:
+        name, item = queue.pop()
+        if isinstance(item, Array) and item.value is not None:
+            found[name[1:]] = item.value
+        elif isinstance(item, dict) and id(item) not in seen:
+            seen.add(id(item))
+            queue.extend((f"{name}/{key}", value) for key, value in item.items())
+    return found
 
 
 class _Row:
@@ -159,46 +160,7 @@ class _Row:
             return np.fromfile(file, storage.dtype, numel)
 
 
-def _specs(saved: Any) -> list[TensorSpec]:
-    """All tensors in nested dicts, lists and tuples, which may refer to one another."""
-    found, seen, queue = [], set(), [saved]
-    while queue:
-        item = queue.pop()
-        if isinstance(item, TensorSpec):
-            found.append(item)
-        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
-            seen.add(id(item))
-            queue.extend(item.values() if isinstance(item, dict) else item)
-    return found
-
-
-def _bind(saved: Any, source: _Source) -> Any:
-    """`saved` with readable tensors: its dicts, to any depth; what lists hold is never weights."""
-    if isinstance(saved, TensorSpec):
-        return Tensor(source, saved)
-    if not isinstance(saved, dict):
-        return saved
-    made: dict[int, dict[Any, Any]] = {}
-    queue = [saved]
-    while queue:
-        old = queue.pop()
-        new = made.setdefault(id(old), {})
-        for key, value in old.items():
-            if isinstance(value, TensorSpec):
-                new[key] = Tensor(source, value)
-            elif isinstance(value, dict):
-                if id(value) not in made:
-                    made[id(value)] = {}
-                    queue.append(value)
-                new[key] = made[id(value)]
-            else:
-                new[key] = value
-    return made[id(saved)]
-
-
-def save(
-    path: Path, tensors: Mapping[str, np.ndarray], under: str | None = "state_dict"
-) -> None:
+def save(path: Path, tensors: Mapping[str, np.ndarray], under: str | None = "state_dict") -> None:
     """Writes `{under: tensors}`, or the tensors themselves, for `torch.load`; float32.
 
     Each tensor is written as it comes, so memory holds no second copy.

@@ -7,16 +7,9 @@ end in logits: `jax.nn.sigmoid(module.apply({"params": params}, x).fused)` is it
 from collections.abc import Mapping
 from typing import Any
 
-from hsd_jax.convert.tensors import Leaf, Progress, Shape, Table, param_shapes, to_params
+from hsd_jax.convert.tensors import Shape, Table, make_table, param_shapes, to_params
 from hsd_jax.models.layout_generator import PRESETS, LayoutGenerator, Stage, Stages, U2Net, stages
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 KNOWN = ("num_classes", "focus_sharpness")
 _IGNORE = (r".*\.num_batches_tracked",)  # a counter that inference does not read
 
@@ -29,9 +22,7 @@ def is_u2net(names: Any) -> bool:
 
 
 def load(
-    state: Mapping[str, Any],
-    config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    state: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> tuple[U2Net | LayoutGenerator, dict[str, Any]]:
     """The network of a checkpoint; every size is read from its shapes.
 
@@ -40,10 +31,6 @@ def load(
       config: None for a `U2Net` of the checkpoint's own channels (the official ones have 3 in, 1
         out). `{"num_classes": K}` for a `LayoutGenerator`, whose net has K in and K + 1 out;
         `focus_sharpness` may be given with it.
-      progress: see `tensors.Progress`.
-
-    Returns:
-      (module, params). `U2Net` gives logits, `U2NetOutput(fused, sides)`.
 
     Raises:
       ValueError: no U^2-Net, or channels that are not K and K + 1.
@@ -65,18 +52,13 @@ def load(
         module = _generator(config, widths, channels, outputs)
     shapes = param_shapes(module, (1, 32, 32, channels))
     names = names_table(shapes)
-    params = to_params(state, names, shapes, "layout_generator", _IGNORE, progress)
+    params = to_params(state, names, shapes, "layout_generator", _IGNORE)
     return module, params
 
 
 def names_table(shapes: Mapping[str, Shape]) -> Table:
     """The reference's names, for a `U2Net` or a `LayoutGenerator`."""
-    table = {}
-    for path in shapes:
-        *parents, leaf = path.removeprefix("net/").split("/")
-        kind = "conv" if leaf == "kernel" else "as_is"
-        table[".".join([*parents, _LEAVES[leaf]])] = Leaf(path, kind)
-    return table
+    return make_table(shapes, lambda path: path.removeprefix("net/"))
 
 
 def _generator(

@@ -48,17 +48,19 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
     """LPIPS in the net of a checkpoint; its weights are constants.
 
     Args:
-      file: LPIPS, or torchvision's classifier, as PyTorch or safetensors wrote it.
+      file: LPIPS, or torchvision's classifier, or a folder with the part `perceptual`, as
+        `hsd convert` reads and writes them.
       backbone: torchvision's file, where `file` holds LPIPS' weights of channels alone.
       dtype: compute type of its convolutions, None for float32.
 
     Raises:
       ValueError: no such file, or another network.
     """
-    from hsd_jax.convert.dispatch import load
+    from hsd_jax.convert import load
     from hsd_jax.convert.state import read
 
-    module, params = load(read(file), "perceptual", {"backbone": backbone} if backbone else None)
+    state = read(file, "perceptual")
+    module, params = load(state, "perceptual", {"backbone": backbone} if backbone else None)
     module = module.clone(dtype=dtype)
 
     def distance(x: Images, y: Images) -> jax.Array:
