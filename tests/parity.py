@@ -4,8 +4,8 @@ import json
 
 import jax
 import numpy as np
-import torch
-import torch_reference as reference
+import torch  # pyright: ignore[reportMissingImports]
+import torch_reference as reference  # pyright: ignore[reportMissingImports]
 
 from hsd_jax.models import conv
 
