@@ -268,7 +268,8 @@ def test_size_of_the_published_condition():
 
 def test_remat_changes_what_is_kept_and_nothing_else():
     plain = TINY.clone(dropout=0.1, mid_attention=False)
-    params, (z, t, s) = tiny_params(TINY.clone(mid_attention=False)), inputs()
+    params = tiny_params(TINY.clone(mid_attention=False))
+    z, t, s = (jnp.asarray(x) for x in inputs())
 
     def loss(params, remat):
         model = plain.clone(remat=remat)
@@ -288,7 +289,7 @@ def test_a_bound_network_gives_the_same(scale_shift):
         out_channels=3, model_channels=32, channel_mult=(1,), num_res_blocks=1, num_heads=2,
         use_scale_shift_norm=scale_shift,
     )  # fmt: skip
-    z, s = normal(2, 8, 8, 3), normal(2, 8, 8, 5, seed=1)
+    z, s = normal(2, 8, 8, 3), jnp.asarray(normal(2, 8, 8, 5, seed=1))
     params = random_params(net, z, np.zeros(2), s)
     times = np.array([900, 400, 3], np.int32)
 
@@ -304,7 +305,7 @@ def test_a_bound_network_gives_the_same(scale_shift):
 
 def random_params(net, *arguments):
     shapes = jax.eval_shape(net.init, jax.random.key(0), *arguments)["params"]
-    return jax.tree.map(lambda x: normal(*x.shape, seed=x.size) / 10, shapes)
+    return jax.tree.map(lambda x: jnp.asarray(normal(*x.shape, seed=x.size) / 10), shapes)
 
 
 def test_what_a_bound_network_computes_in_is_cast_once():
@@ -328,7 +329,7 @@ def test_what_a_bound_network_computes_in_is_cast_once():
 
 
 def test_the_condition_is_a_look_up_in_its_kernel():
-    layout = np.random.default_rng(0).integers(0, 7, (2, 16, 8))
+    layout = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 16, 8)))
     for use_bias in (False, True):
         stem = SpatialRescaler(out_channels=3, n_stages=2, use_bias=use_bias)
         params = random_params(stem, np.zeros((1, 4, 4, 7), np.float32))
