@@ -23,6 +23,7 @@ from hsd_jax.models.blocks import (
 from hsd_jax.models.conv import Conv, compiled_for
 
 TINY = Autoencoder(ch=4, ch_mult=(1, 2), num_res_blocks=1, n_embed=16, attn_levels=(1,))
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def count(tree):

@@ -6,23 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsd_jax import HeadSwapper
-from hsd_jax.imaging import files, framing
+from hsd_jax.imaging import framing
 from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.parsing.truncation import end_beyond_photo
 from hsd_jax.swapping.pair import widen
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return tuple(files.open_photo(path) for path in find_photos())
-
-
-@pytest.fixture(scope="module")
-def swapper():
-    return HeadSwapper.from_pretrained("embedded")
 
 
 @pytest.fixture(scope="module")
