@@ -16,6 +16,7 @@ FLOORS = (
     ("evaluation", "bench"),
     ("train",),
     ("training",),
+    ("batch",),
     ("swap",),
     ("convert",),
     ("swapping",),

@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return finish(folder, facts, state, entries, measured, notes, options)
 
 
-def make_extractors(specs: Sequence[str]) -> list[features.Extractor]:
+def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
     """Of the option `--extractors`.
 
     Raises:
