@@ -1,13 +1,13 @@
 """The UNet and the condition: published sizes, CompVis' conventions, and the traps of parity."""
 
 import functools
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import count, drawn, normal
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
@@ -29,14 +29,6 @@ FANCY = TINY.clone(
 )
 
 
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def inputs(batch=2, size=4):
     t = np.arange(batch, dtype=np.int32) * 300 + 7
     return normal(batch, size, size, 3), t, normal(batch, size, size, 3, seed=1)
@@ -49,14 +41,7 @@ def shapes(module, *args):
 
 @functools.cache
 def tiny_params(module=TINY):
-    """Random and, unlike `init`'s, without its zeros, which would hide almost everything."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        scale = math.prod(leaf.shape[:-1]) ** -0.5
-        return rng.normal(0, scale, leaf.shape).astype(np.float32)
-
-    return jax.tree.map(draw, shapes(module))
+    return drawn(shapes(module))
 
 
 @functools.partial(jax.jit, static_argnums=0)
