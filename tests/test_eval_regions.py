@@ -124,7 +124,7 @@ def test_the_face_square():
 def test_ssim_is_that_of_scikit_image():
     a, b = noise(0)[0], noise(1)[0]
     settings = {"gaussian_weights": True, "use_sample_covariance": False, "channel_axis": -1}
-    mean, expected = structural_similarity(a, b, full=True, **settings)  # pyright: ignore[reportAssignmentType]
+    mean, expected = structural_similarity(a, b, full=True, **settings)
     found = similarity.ssim_map(a, b)
     np.testing.assert_allclose(found, expected, atol=1e-12)
     # scikit-image's mean leaves out five pixels of border.

@@ -70,10 +70,10 @@ def test_psnr_and_ssim_are_those_of_scikit_image():
     expected = peak_signal_noise_ratio(truth, result)
     assert metrics.psnr(result, truth, full) == pytest.approx(expected)
     settings = {"gaussian_weights": True, "use_sample_covariance": False, "channel_axis": -1}
-    _, similarity = structural_similarity(result, truth, full=True, **settings)  # pyright: ignore[reportAssignmentType]
+    _, similarity = structural_similarity(result, truth, full=True, **settings)
     assert metrics.ssim(result, truth, full) == pytest.approx(similarity.mean())
     half = np.arange(SIZE)[:, None].repeat(SIZE, 1) > 30
-    _, similarity = structural_similarity(  # pyright: ignore[reportAssignmentType]
+    _, similarity = structural_similarity(
         metrics.inside(result, truth, half), truth, full=True, **settings
     )
     assert metrics.ssim(result, truth, half) == pytest.approx(similarity[half].mean())
