@@ -4,12 +4,14 @@ import json
 
 import jax
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 import torch_reference as reference
+from arrays import assert_close, to_torch  # noqa: F401  # handed on with what is below
 
 from hsd_jax.models import conv
 
 RNG = np.random.default_rng(0)
+nchw = to_torch
 
 
 def plain_convolutions(request, monkeypatch):
@@ -27,19 +29,8 @@ def normal(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
 
-def nchw(x):
-    return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
-
-
 def nhwc(x):
     return np.moveaxis(x.detach().numpy(), 1, -1)
-
-
-def assert_close(ours, theirs, tolerance=1e-4):
-    """Maximal error below `tolerance` of the standard deviation."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() < tolerance * theirs.std()
 
 
 def save(folder, state, name="model.ckpt"):

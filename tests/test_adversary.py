@@ -9,6 +9,7 @@ from hsd_jax.models.discriminator import PatchDiscriminator
 from hsd_jax.training.adversary import adversarial_terms
 
 SHAPE = (3, 16, 16, 2)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def case():
     s = jnp.asarray(rng.normal(size=(*SHAPE[:3], 3)), jnp.float32)
     hole = jnp.asarray(rng.random((*SHAPE[:3], 1)) < 0.4, jnp.float32)
     critic = PatchDiscriminator(ndf=8, n_layers=2, norm="group")
-    params = critic.init(jax.random.key(0), jnp.concatenate([real, s], -1))["params"]
+    params = jax.jit(critic.init)(jax.random.key(0), jnp.concatenate([real, s], -1))["params"]
 
     def terms(params, output, pull=pull):
         def latents_of(x):

@@ -1,12 +1,12 @@
 """The autoencoder: sizes of the published networks, quantisation, and its traps of parity."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import count, drawn, normal
 from flax import linen as nn
 
 from hsd_jax.models import blocks
@@ -23,14 +23,7 @@ from hsd_jax.models.blocks import (
 from hsd_jax.models.conv import Conv, compiled_for
 
 TINY = Autoencoder(ch=4, ch_mult=(1, 2), num_res_blocks=1, n_embed=16, attn_levels=(1,))
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def shapes(module, *args):
@@ -40,14 +33,7 @@ def shapes(module, *args):
 
 @functools.cache
 def tiny_params(module=TINY):
-    """Random and, unlike `init`'s, made without compiling anything."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        scale = math.prod(leaf.shape[:-1]) ** -0.5
-        return rng.normal(0, scale, leaf.shape).astype(np.float32)
-
-    return {**jax.tree.map(draw, shapes(module)), "codebook": normal(16, 3)}
+    return {**drawn(shapes(module)), "codebook": normal(16, 3)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="force_not_quantize")

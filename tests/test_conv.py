@@ -14,6 +14,7 @@ from hsd_jax.models.conv import Conv, Filters, UpsampleConv, transform_kernels, 
 from hsd_jax.models.winograd import F2, F4, UP2, winograd
 
 BOUND = 1e-5
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def plain_conv(x, kernel, stride=1, padding=((1, 1), (1, 1))):

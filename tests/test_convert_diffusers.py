@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     diffusers = pytest.importorskip("diffusers")
-    from diffusers import AutoencoderKL, UNet2DModel, VQModel
+    from diffusers import AutoencoderKL, UNet2DModel, VQModel  # pyright: ignore[reportMissingImports]
 
 import torch_reference as reference  # noqa: E402
 from parity import (  # noqa: E402

@@ -6,6 +6,8 @@ import pytest
 from hsd_jax.models import discriminator as d
 from hsd_jax.models.norm import merge_stats
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def trainable(module, channels):
     tree = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, channels)))
@@ -59,7 +61,7 @@ def test_output_shape_and_type():
 def test_batch_statistics_return_to_params():
     net = d.PatchDiscriminator(ndf=2, n_layers=1)
     x = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
-    params = net.init(jax.random.key(1), x)["params"]
+    params = jax.jit(net.init)(jax.random.key(1), x)["params"]
     _, new = net.apply({"params": params}, x, train=True, mutable=["stats"])
     assert set(new["stats"]) == {"norm1"}
     merged = merge_stats(params, new["stats"])

@@ -73,6 +73,7 @@ def test_streams_and_shards_are_the_batch():
     assert frechet_distance(whole, forwards) < 1e-10
 
 
+@pytest.mark.untyped
 def test_moments_errors():
     with pytest.raises(ValueError, match="features of shape"):
         Moments.of(np.zeros(4))
@@ -142,6 +143,7 @@ def test_the_strange_picture_is_told():
     assert strangeness(a[:3], b[:2]).shape == (3,)  # fewer than five
 
 
+@pytest.mark.untyped
 def test_kernel_distance_errors():
     for a, b in ((np.zeros((1, 3)), np.zeros((4, 3))), (np.zeros((4, 3)), np.zeros((4, 2)))):
         with pytest.raises(ValueError, match="two or more of one width"):

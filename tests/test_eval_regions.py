@@ -306,6 +306,7 @@ def test_parser_distance_reacts_to_its_own_region(parser_folder: Path):
 
 
 @pytest.mark.parametrize("how", ["whole", "inside"])
+@pytest.mark.untyped
 def test_lpips_reacts_to_its_own_region(how: str, monkeypatch: pytest.MonkeyPatch):
     class Lpips:
         """The mean difference."""

@@ -224,6 +224,7 @@ def test_few_multistep_steps_fill_in_as_many_small_ones_do():
         ({"num_steps": 1}, "1 steps"),
     ],
 )
+@pytest.mark.untyped
 def test_arguments_that_do_not_fit_are_refused(change, message):
     arguments: dict[str, Any] = {"z_head": Z_HEAD, "z_body": Z_BODY, "masks": MASKS, "keys": KEYS}
     with pytest.raises(ValueError, match=message):
@@ -234,7 +235,7 @@ def test_arguments_that_do_not_fit_are_refused(change, message):
 
 
 NET = UNet(out_channels=2, model_channels=64, channel_mult=(1,), num_res_blocks=1, num_heads=2)
-CONDITION = np.random.default_rng(2).normal(size=(8, 8, 8, 3)).astype(np.float32)
+CONDITION = jnp.asarray(np.random.default_rng(2).normal(size=(8, 8, 8, 3)), jnp.float32)
 PARAMS = jax.eval_shape(
     lambda: NET.init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)), jnp.zeros(1), CONDITION[:1])
 )["params"]

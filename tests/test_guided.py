@@ -1,16 +1,18 @@
 """The guided filter: edges of the guide are kept, everything else is smoothed."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax.parsing.guided_filter import guided_filter
 
 RNG = np.random.default_rng(0)
+_filter = jax.jit(guided_filter, static_argnums=(2, 3, 4))
 
 
 def run(guide, values, radius=3, eps=1e-3, reduce=1):
     arrays = (jnp.asarray(x, jnp.float32) for x in (guide, values))
-    return np.asarray(guided_filter(*arrays, radius, eps, reduce))
+    return np.asarray(_filter(*arrays, radius, eps, reduce))
 
 
 def slowly(guide: np.ndarray, values: np.ndarray, radius: int, eps: float) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_sky_task():
     for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
         assert f"{name}=" in task["run"]
     schemas = pytest.importorskip("sky.utils.schemas", reason="SkyPilot is not installed")
-    import jsonschema
+    import jsonschema  # pyright: ignore[reportMissingModuleSource]
 
     jsonschema.validate(task, schemas.get_task_schema())
     jsonschema.validate(task["resources"], schemas.get_resources_schema())

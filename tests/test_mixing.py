@@ -212,6 +212,7 @@ def test_shift_columns_fills_and_never_wraps(layout, shift):
     np.testing.assert_array_equal(shift_columns(layout, shift, 7, -1), want)
 
 
+@pytest.mark.untyped
 def test_shift_columns_moves_images_and_batches():
     image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
     moved = shift_columns(image, 1, 255, -2)
@@ -250,6 +251,7 @@ def test_batch_is_the_loop():
     assert batched[4].dtype == np.int32 and batched[4].shape == (2, 3)
 
 
+@pytest.mark.untyped
 def test_layouts_of_two_sizes_are_refused():
     for function in (mixing.mix_layouts, mixing.head_cover, mixing.neck_shift):
         with pytest.raises(ValueError, match=r"\(6, 7\) and \(6, 6\)"):

@@ -10,12 +10,7 @@ import toy
 from configs.embedded import get_config
 from hsd_jax.training import dryrun, parallel
 
-
-@pytest.fixture(autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def tiny(part: str = "parser", **changes) -> dict:

@@ -61,6 +61,7 @@ def test_schedule_is_a_static_argument():
     "options",
     [{"kind": "sqrt"}, {"num_timesteps": 1}, {"start": 0.0}, {"start": 0.1}, {"end": 1.0}],
 )
+@pytest.mark.untyped
 def test_bad_schedules_are_refused(options):
     with pytest.raises(ValueError, match="use"):
         Schedule(**options)
@@ -106,6 +107,7 @@ def test_impossible_numbers_of_steps_are_refused(steps):
         timesteps(LINEAR, steps)
 
 
+@pytest.mark.untyped
 def test_unknown_names_are_refused():
     x = jnp.ones((1, 1))
     with pytest.raises(ValueError, match="'cubic'"):

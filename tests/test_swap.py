@@ -6,22 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsd_jax import HeadSwapper
-from hsd_jax.imaging import files, framing
+from hsd_jax.imaging import framing
 from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.pair import end_beyond_photo, widen
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return tuple(files.open_photo(path) for path in find_photos())
-
-
-@pytest.fixture(scope="module")
-def swapper():
-    return HeadSwapper.from_pretrained("embedded")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +85,7 @@ def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
 
 
 def test_strands_of_hair_cut_off_below_end_each_in_its_own_curve():
-    layout = sum(head_layout(slice(left, left + 30), slice(0, 256)) for left in (80, 150))
+    layout = np.maximum(*(head_layout(slice(x, x + 30), slice(0, 256)) for x in (80, 150)))
     layout[240:, 110:150] = HALFBODY9.index("clothes")
     crop = framing.Crop(72, 184, 256)  # 216 rows of photo
     inside = framing.inside(np.zeros((400, 400, 3)), crop, 256)

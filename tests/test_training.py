@@ -20,12 +20,7 @@ from hsd_jax.training.tools import latents
 SIZE = 64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    """These tests run each compiled step a few times: compiling well would take the longest."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def draw_person(seed: int) -> tuple[Image.Image, Image.Image]:

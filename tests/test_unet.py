@@ -1,13 +1,13 @@
 """The UNet and the condition: published sizes, CompVis' conventions, and the traps of parity."""
 
 import functools
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import count, drawn, normal
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
@@ -29,14 +29,6 @@ FANCY = TINY.clone(
 )
 
 
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def inputs(batch=2, size=4):
     t = np.arange(batch, dtype=np.int32) * 300 + 7
     return normal(batch, size, size, 3), t, normal(batch, size, size, 3, seed=1)
@@ -49,14 +41,7 @@ def shapes(module, *args):
 
 @functools.cache
 def tiny_params(module=TINY):
-    """Random and, unlike `init`'s, without its zeros, which would hide almost everything."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        scale = math.prod(leaf.shape[:-1]) ** -0.5
-        return rng.normal(0, scale, leaf.shape).astype(np.float32)
-
-    return jax.tree.map(draw, shapes(module))
+    return drawn(shapes(module))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -268,7 +253,8 @@ def test_size_of_the_published_condition():
 
 def test_remat_changes_what_is_kept_and_nothing_else():
     plain = TINY.clone(dropout=0.1, mid_attention=False)
-    params, (z, t, s) = tiny_params(TINY.clone(mid_attention=False)), inputs()
+    params = tiny_params(TINY.clone(mid_attention=False))
+    z, t, s = (jnp.asarray(x) for x in inputs())
 
     def loss(params, remat):
         model = plain.clone(remat=remat)
@@ -288,7 +274,7 @@ def test_a_bound_network_gives_the_same(scale_shift):
         out_channels=3, model_channels=32, channel_mult=(1,), num_res_blocks=1, num_heads=2,
         use_scale_shift_norm=scale_shift,
     )  # fmt: skip
-    z, s = normal(2, 8, 8, 3), normal(2, 8, 8, 5, seed=1)
+    z, s = normal(2, 8, 8, 3), jnp.asarray(normal(2, 8, 8, 5, seed=1))
     params = random_params(net, z, np.zeros(2), s)
     times = np.array([900, 400, 3], np.int32)
 
@@ -304,7 +290,7 @@ def test_a_bound_network_gives_the_same(scale_shift):
 
 def random_params(net, *arguments):
     shapes = jax.eval_shape(net.init, jax.random.key(0), *arguments)["params"]
-    return jax.tree.map(lambda x: normal(*x.shape, seed=x.size) / 10, shapes)
+    return jax.tree.map(lambda x: jnp.asarray(normal(*x.shape, seed=x.size) / 10), shapes)
 
 
 def test_what_a_bound_network_computes_in_is_cast_once():
@@ -328,7 +314,7 @@ def test_what_a_bound_network_computes_in_is_cast_once():
 
 
 def test_the_condition_is_a_look_up_in_its_kernel():
-    layout = np.random.default_rng(0).integers(0, 7, (2, 16, 8))
+    layout = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 16, 8)))
     for use_bias in (False, True):
         stem = SpatialRescaler(out_channels=3, n_stages=2, use_bias=use_bias)
         params = random_params(stem, np.zeros((1, 4, 4, 7), np.float32))

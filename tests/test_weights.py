@@ -14,7 +14,9 @@ from hsd_jax.models.parser import Parser
 @pytest.fixture
 def saved(tmp_path):
     module = Parser(num_classes=3, widths=(16, 32), depths=(1, 1))
-    params = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     weights.save_part(tmp_path, "parser", module, params, {"labels": "x"})
     return tmp_path, module, params
 

@@ -7,9 +7,9 @@ their checkpoints. NCHW, as there.
 
 import math
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return finish(folder, facts, state, entries, measured, notes, options)
 
 
-def make_extractors(specs: Sequence[str]) -> list[features.NetExtractor]:
+def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
     """Of the option `--extractors`.
 
     Raises:
@@ -169,7 +169,7 @@ def make_extractors(specs: Sequence[str]) -> list[features.NetExtractor]:
     return found
 
 
-def about(state: Setting, extractors: Sequence[features.NetExtractor]) -> dict[str, Any]:
+def about(state: Setting, extractors: Sequence[features.Extractor]) -> dict[str, Any]:
     """What figures depend on beside the pictures."""
     return {
         "versions": {

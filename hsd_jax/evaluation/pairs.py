@@ -83,7 +83,7 @@ def usable(source: Any, labels: LabelSet, sources: Sequence[str] | None = None) 
 
 def _shows_someone(layout: np.ndarray, labels: LabelSet) -> bool:
     body = np.isin(layout, labels.body)
-    return np.sum(layout == labels.face) >= MIN_FACE and body.sum() >= MIN_FACE
+    return bool(np.sum(layout == labels.face) >= MIN_FACE and body.sum() >= MIN_FACE)
 
 
 def make_pairs(indices: Sequence[int], count: int, seed: int) -> list[Pairing]:

@@ -100,7 +100,7 @@ def exposed(pictures: Pictures, hidden: Masks, choices: Choices) -> Pictures:
     return np.where(hidden[..., None], np.uint8(choices.fill), pictures)
 
 
-def focal(pictures: Pictures, choices: Choices) -> Pictures:
+def focal(pictures: Pictures, choices: Choices) -> UInt8[np.ndarray, "b n m 3"]:
     """The Focal- figures' crops, the middle of the picture: rows and columns S/4 to 3S/4."""
     rows, columns = (_middle(side, choices) for side in pictures.shape[1:3])
     crops = pictures[:, rows, columns]
@@ -116,7 +116,7 @@ def _middle(side: int, choices: Choices) -> slice:
     return slice(start, start + length)
 
 
-def resize(pictures: Pictures, size: int, filter_name: str) -> Pictures:
+def resize(pictures: Pictures, size: int, filter_name: str) -> UInt8[np.ndarray, "b n n 3"]:
     """To `size` x `size`, with Pillow (antialiased)."""
     chosen = FILTERS[filter_name]
     return np.stack(

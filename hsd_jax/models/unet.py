@@ -324,7 +324,8 @@ def bind(
     z = jax.ShapeDtypeStruct((*s.shape[:3], channels), jnp.float32)
     steps = {name: jnp.repeat(rows[:1], s.shape[0], 0) for name, rows in table.items()}
     if len(times) >= MANY:
-        params = transform_kernels(unet, params, z, times[:1], None, bound=Bound(stem, steps))
+        t = jnp.repeat(times[:1], s.shape[0])
+        params = transform_kernels(unet, params, z, t, None, bound=Bound(stem, steps))
 
     def cast(path: Any, x: Any) -> Any:
         if isinstance(x, Filters) or any(key.key.startswith(_FLOAT32) for key in path):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Integer, Num
+from jaxtyping import Array, Bool, Float, Int, Integer, Num, Shaped
 
 from hsd_jax.labels import LabelSet
 
@@ -238,7 +238,7 @@ def shift_columns(
     return lax.dynamic_slice_in_dim(lax.pad(x, fill, padding), start, width, axis)
 
 
-def to_latent(mask: Num[Array | np.ndarray, "*batch h w"], factor: int) -> Float[Array, "..."]:
+def to_latent(mask: Shaped[Array | np.ndarray, "*batch h w"], factor: int) -> Float[Array, "..."]:
     """A pixel mask on the grid of the latents, by nearest neighbour: [..., h, w, 1] float32.
 
     Cell i takes pixel floor(i * factor) of each axis, the first of its block, as
@@ -264,7 +264,7 @@ def to_latent(mask: Num[Array | np.ndarray, "*batch h w"], factor: int) -> Float
     return mask[..., ::factor, ::factor, None]
 
 
-def dilate(mask: Num[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
+def dilate(mask: Shaped[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
     """The mask grown by `radius` pixels in a square window (2 radius + 1 wide), float32.
 
     Args:
@@ -285,7 +285,7 @@ def dilate(mask: Num[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
     return grown
 
 
-def erode(mask: Num[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
+def erode(mask: Shaped[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
     """The mask shrunk by `radius` pixels in a square window (2 radius + 1 wide), float32.
 
     The picture's own border does not erode: a body that the frame cuts stays cut by the frame.
