@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hsd_jax.evaluation.metrics import confusion, ious
+from hsd_jax.parsing.iou import confusion, ious
 from hsd_jax.training.tools.balance import fit
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.evaluation.metrics import confusion, ious
+from hsd_jax.parsing.iou import confusion, ious
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.runtime import files
 from hsd_jax.runtime.console import module_parser, status_of
