@@ -81,13 +81,19 @@ def table(
 
     Args:
       columns: the names.
-      rows: one cell a column; None is left empty.
+      rows: one cell a column; None is left empty. A column with text keeps it as it is, numbers
+        in it too.
       style: of tabulate: "simple" for a terminal, "github" for Markdown, "html".
       digits: behind the point of floats.
     """
     from tabulate import tabulate
 
-    return tabulate(rows, list(columns), tablefmt=style, floatfmt=f".{digits}f", missingval="")
+    cells = enumerate(zip(*rows, strict=True))
+    texts = [i for i, column in cells if any(isinstance(cell, str) for cell in column)]
+    return tabulate(
+        rows, list(columns), tablefmt=style, floatfmt=f".{digits}f", missingval="",
+        disable_numparse=texts,
+    )  # fmt: skip
 
 
 def one_line(error: BaseException) -> str:

@@ -20,6 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hsd_jax.runtime import cache
+
 FORMAT = 1
 DEFAULT = "embedded"
 SHARD_BYTES = 2 * 10**9
@@ -62,6 +64,21 @@ def find(name_or_dir: str | Path = DEFAULT) -> Path:
             f"no weights {str(name_or_dir)!r}: give a folder, or one of {', '.join(shipped)}"
         )
     return folder
+
+
+def fingerprint(folder: Path, *parts: str) -> str:
+    """16 hexadecimal digits that tell these networks of a folder from any others.
+
+    Raises:
+      ValueError: one is missing.
+    """
+    digests = []
+    for part in parts:
+        files = [folder / f"{part}.json", *sorted(folder.glob(f"{part}[.-]*safetensors"))]
+        if len(files) < 2 or not files[0].is_file():
+            raise ValueError(f"{folder} holds no {part}: give a folder with the nets of a swap")
+        digests += [cache.file_fingerprint(file) for file in files]
+    return cache.fingerprint(*digests)
 
 
 def save_part(
