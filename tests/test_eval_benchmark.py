@@ -11,23 +11,24 @@ from PIL import Image
 
 from hsd_jax import cli
 from hsd_jax.evaluation import (
-    ablation,
     baselines,
     benchmark,
     features,
+    identity,
     methods,
+    metrics,
     pairs,
+    regions,
     report,
     sampling,
     severity,
-    similarity,
-    staging,
 )
-from hsd_jax.evaluation.pairs import Pairing, People, Picture
+from hsd_jax.evaluation.pairs import LabelledImage, Pairing, People
 from hsd_jax.imaging import files
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import CIHP20
 from hsd_jax.labels import HALFBODY9 as LABELS
+from hsd_jax.swapping.mixing import shift_columns
 
 SIZE = 64
 BACKGROUND, HAIR, FACE, NECK, CLOTHES = (
@@ -142,7 +143,7 @@ def test_layouts_are_of_the_data_sets_labels():
     assert pairs.labels_of("shhq/bg_white_256") is CIHP20
     coat, head = CIHP20.index("coat"), CIHP20.index("sunglasses")
     layout = np.array([[coat, head, CIHP20.index("skin")]])
-    found = pairs.in_labels(Picture(np.zeros((1, 3, 3), np.uint8), layout), CIHP20, LABELS)
+    found = pairs.in_labels(LabelledImage(np.zeros((1, 3, 3), np.uint8), layout), CIHP20, LABELS)
     assert found.layout.tolist() == [[CLOTHES, LABELS.index("glasses"), NECK]]
     body = np.zeros((SIZE, SIZE), np.int32)
     body[:20], body[20:] = CIHP20.index("face"), coat
@@ -150,25 +151,26 @@ def test_layouts_are_of_the_data_sets_labels():
 
 
 def test_staging_brings_the_face_to_the_bodys():
-    big = Picture(np.zeros((128, 128, 3), np.uint8), person().repeat(2, 0).repeat(2, 1))
-    body = Picture(np.zeros((SIZE, SIZE, 3), np.uint8), person(top=18, left=27))
-    staged = staging.stage(big, body, LABELS, "face", aligned=False)
+    big = LabelledImage(np.zeros((128, 128, 3), np.uint8), person().repeat(2, 0).repeat(2, 1))
+    body = LabelledImage(np.zeros((SIZE, SIZE, 3), np.uint8), person(top=18, left=27))
+    staged = regions.stage(big, body, LABELS, "face", aligned=False)
     assert staged.crop == Crop(-6, -8, 128) and staged.shift == 0
     face, wanted = (x.layout == FACE for x in (staged.head, body))
     assert (face & wanted).sum() > 0.9 * (face | wanted).sum()
     with pytest.raises(ValueError, match="use frame face"):
-        staging.stage(big, body, LABELS, "data", aligned=True)
-    nobody = Picture(body.image, np.zeros_like(body.layout))
+        regions.stage(big, body, LABELS, "data", aligned=True)
+    nobody = LabelledImage(body.image, np.zeros_like(body.layout))
     with pytest.raises(ValueError, match="without a face"):
-        staging.stage(nobody, body, LABELS, "face", aligned=True)
+        regions.stage(nobody, body, LABELS, "face", aligned=True)
 
 
 def test_staging_aligns_picture_and_layout_alike():
-    head, body = Picture(np.zeros((SIZE, SIZE, 3), np.uint8), person(left=20)), person(left=30)
+    head = LabelledImage(np.zeros((SIZE, SIZE, 3), np.uint8), person(left=20))
+    body = person(left=30)
     head.image[..., 0] = head.layout * 20
-    staged = staging.stage(head, Picture(head.image, body), LABELS, "data", aligned=True)
+    staged = regions.stage(head, LabelledImage(head.image, body), LABELS, "data", aligned=True)
     assert staged.shift == 10
-    np.testing.assert_array_equal(staged.head.layout, staging.moved(head.layout, 10, BACKGROUND))
+    np.testing.assert_array_equal(staged.head.layout, shift_columns(head.layout, 10, BACKGROUND))
     np.testing.assert_array_equal(staged.head.image[..., 0], staged.head.layout * 20)
 
 
@@ -195,7 +197,7 @@ def test_inpainting_changes_the_gap_alone():
     assert (where.gap & np.isin(old, LABELS.neck)).any() and not (where.gap & where.head).any()
     for navier_stokes in (False, True):
         result = baselines.inpaint(where, navier_stokes)
-        np.testing.assert_array_equal(result[~where.gap], where.picture[~where.gap])
+        np.testing.assert_array_equal(result[~where.gap], where.image[~where.gap])
 
 
 def test_poisson_takes_the_heads_gradients_and_the_bodys_colours():
@@ -270,10 +272,10 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: list[Pairi
     monkeypatch.setattr(benchmark, "load_source", lambda *_, **__: source)
     monkeypatch.setattr(features, "make", lambda spec: _Extractor())
     monkeypatch.setattr(features, "embedded", lambda *_: _Extractor())
-    simple = [similarity.Ssim(benchmark.Choices()), similarity.Identity(_Extractor(), 32)]
-    monkeypatch.setattr(benchmark, "make_measures", lambda *_: simple)
+    simple = [metrics.Ssim(benchmark.Choices()), identity.Identity(_Extractor(), 32)]
+    monkeypatch.setattr(benchmark, "make_metrics", lambda *_: simple)
     monkeypatch.setenv("HSD_CACHE_DIR", str(tmp_path / "cache"))
-    pairs.write_pairs(listed, tmp_path / "pairs.csv", benchmark.cache.source_fingerprint(source))
+    pairs.write_pairs(listed, tmp_path / "pairs.csv", pairs.source_fingerprint(source))
     return tmp_path
 
 
@@ -400,7 +402,7 @@ def test_the_command_that_lists_pairs(
 
 def test_rows_of_the_paper_and_what_they_need():
     config = Path(__file__).parents[1] / "configs" / "ablations.py"
-    rows = ablation.load_rows(config)
+    rows = benchmark.load_rows(config)
     assert [row.folder for row in rows] == [
         "ldm", "head-cover", "g_layout", "head-cover-g_layout"
     ]  # fmt: skip

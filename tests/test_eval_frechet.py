@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hsd_jax.evaluation import cache
+from hsd_jax.evaluation.features import cached
 from hsd_jax.evaluation.frechet import (
     Moments,
     frechet_distance,
     kernel_distance,
-    strangeness,
+    nearest_distance,
 )
+from hsd_jax.runtime import cache
 
 RNG = np.random.default_rng(0)
 
@@ -131,16 +132,16 @@ def test_kernel_distance_interval():
     assert np.std(others) == pytest.approx((high - low) / 3.92, rel=0.4)
 
 
-def test_the_strange_picture_is_told():
+def test_an_image_far_from_all_others_is_told():
     b = RNG.normal(size=(80, 4))
     a = np.concatenate([b[:3], RNG.normal(size=(40, 4))])
     a[7] = 6
-    found = strangeness(a, b, nearest=3)
+    found = nearest_distance(a, b, nearest=3)
     assert found.argmax() == 7
     expected = np.sort(np.linalg.norm(a[:, None] - b[None], axis=-1), axis=1)[:, :3].mean(1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert strangeness(a[:3], b, nearest=1) == pytest.approx(0, abs=1e-6)
-    assert strangeness(a[:3], b[:2]).shape == (3,)  # fewer than five
+    assert nearest_distance(a[:3], b, nearest=1) == pytest.approx(0, abs=1e-6)
+    assert nearest_distance(a[:3], b[:2]).shape == (3,)  # fewer than five
 
 
 @pytest.mark.untyped
@@ -158,12 +159,12 @@ def test_features_are_computed_once(tmp_path: Path):
         return np.arange(6, dtype=np.float32).reshape(2, 3)
 
     for _ in range(2):
-        np.testing.assert_array_equal(cache.cached(tmp_path / "new", "key", compute), compute())
+        np.testing.assert_array_equal(cached(tmp_path / "new", "key", compute), compute())
     assert len(calls) == 3  # two of them are the test's own
     (tmp_path / "new" / "features-key.npy").write_bytes(b"damaged")
-    np.testing.assert_array_equal(cache.cached(tmp_path / "new", "key", compute), compute())
+    np.testing.assert_array_equal(cached(tmp_path / "new", "key", compute), compute())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["features-key.npy"]
-    assert cache.cached(None, "key", compute).shape == (2, 3)
+    assert cached(None, "key", compute).shape == (2, 3)
 
 
 def test_a_fingerprint_tells_facts_apart():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hsd_jax.evaluation.groups import ORDER, groups_of, hair_length, skin_tone
+from hsd_jax.evaluation.pairs import GROUPS, groups_of, hair_length, skin_tone
 from hsd_jax.evaluation.selfswap import FIGURES, METHODS, Figures, hue_between
 from hsd_jax.labels import HALFBODY9 as L
 
@@ -58,4 +58,4 @@ def test_figures_of_a_group_are_those_of_its_pictures():
     assert figures.of("long hair").shares == [0.1, 0.2]
     assert not figures.of("medium skin").indices
     image = np.full((64, 64, 3), 128, np.uint8)
-    assert set(groups_of(image, person(40), L)) <= set(ORDER)
+    assert set(groups_of(image, person(40), L)) <= set(GROUPS)

@@ -11,9 +11,8 @@ from flax import linen as nn
 
 from hsd_jax import cli, weights
 from hsd_jax.evaluation import layouts, sampling
-from hsd_jax.evaluation.methods import Progress
-from hsd_jax.evaluation.pairs import Picture
-from hsd_jax.evaluation.staging import stage
+from hsd_jax.evaluation.pairs import LabelledImage
+from hsd_jax.evaluation.regions import stage
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.models.layout_generator import LayoutOutput
 from hsd_jax.swapping.mixing import head_cover, mix_layouts, remove_neck
@@ -80,14 +79,14 @@ def test_ious_of_a_confusion():
     values = layouts.ious(counts)
     np.testing.assert_allclose(values[[0, 1, 3]], [1 / 2, 1 / 2, 1])
     assert np.isnan(values[2])
-    figures = layouts.figures(counts, LABELS)
+    figures = layouts.generator_metrics(counts, LABELS)
     assert figures["mIoU"] == pytest.approx(2 / 3) and figures["neck IoU"] == 1
     assert figures["IoU hair"] == 0.5 and "IoU face" not in figures
 
 
 def test_a_class_that_is_only_found_counts_against_the_others():
     counts = layouts.confusion(np.zeros(4, int), np.array([0, 0, 3, 3]), 9)
-    figures = layouts.figures(counts, LABELS)
+    figures = layouts.generator_metrics(counts, LABELS)
     assert figures["mIoU"] == 0.5 and figures["neck IoU"] == 0
 
 
@@ -116,14 +115,14 @@ def test_the_views_of_a_batch(folder: Path):
 def test_what_the_input_scores_is_known(folder: Path):
     people = [person(left=left) for left in (20, 24, 28)]
     fill = layouts.Filler(folder)
-    found = layouts.evaluate(people, fill, [0, 1], fitted=False, progress=Progress())
+    found = layouts.evaluate(people, fill, [0, 1], fitted=False)
     # Heads without long hair cover no clothes here: only the necks are lost.
     for row in found["input"]:
         assert row["neck IoU"] == 0 and row["IoU clothes"] == row["IoU face"] == 1
-    again = layouts.evaluate(people, fill, [0, 1], fitted=False, progress=Progress())
+    again = layouts.evaluate(people, fill, [0, 1], fitted=False)
     assert found == again
     with pytest.raises(ValueError, match="a head-cover needs two"):
-        layouts.evaluate(people[:1], fill, [0], fitted=False, progress=Progress())
+        layouts.evaluate(people[:1], fill, [0], fitted=False)
 
 
 class _Source:
@@ -159,11 +158,11 @@ def test_the_command(
     assert "use a" in capsys.readouterr().err
 
 
-def pictures() -> list[Picture]:
+def pictures() -> list[LabelledImage]:
     rng = np.random.default_rng(0)
     return [
-        Picture(rng.integers(0, 256, (256, 256, 3), np.uint8), person(256, left).astype(np.int32))
-        for left in (20, 28)
+        LabelledImage(rng.integers(0, 256, (256, 256, 3), np.uint8), layout.astype(np.int32))
+        for layout in (person(256, left) for left in (20, 28))
     ]
 
 
@@ -180,7 +179,7 @@ def test_a_sample_depends_on_its_pair_alone(folder: Path):
     # Far from head, neck and old head the pixels are the body photo's own, and only there.
     np.testing.assert_array_equal(alone.pixels[220:, 60:200], people[0].image[220:, 60:200])
     assert (alone.latents[220:] != people[0].image[220:]).any()
-    small = Picture(people[0].image[:64, :64], person().astype(np.int32))
+    small = LabelledImage(people[0].image[:64, :64], person().astype(np.int32))
     with pytest.raises(ValueError, match="build the data at 256 x 256"):
         sampler(["0"], [stage(small, small, LABELS, "data", True)], LABELS)
 

@@ -11,7 +11,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from hsd_jax import convert, weights
-from hsd_jax.evaluation import features, regions, similarity
+from hsd_jax.evaluation import features, identity, metrics, regions
 from hsd_jax.evaluation.regions import Choices
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.models.parser import Parser
@@ -33,11 +33,11 @@ def person() -> np.ndarray:
     return layout
 
 
-def kept(seed: int = 0) -> similarity.Kept:
+def kept(seed: int = 0) -> metrics.Reference:
     layouts = person()[None]
     masks = regions.swap_masks(layouts, layouts, LABELS)
     squares = (regions.face_square(layouts[0], LABELS, Choices()),)
-    return similarity.Kept(noise(seed), noise(seed + 1), *masks, squares)
+    return metrics.Reference(noise(seed), noise(seed + 1), *masks, squares)
 
 
 def mean_colour(pictures: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_ssim_is_that_of_scikit_image():
     a, b = noise(0)[0], noise(1)[0]
     settings = {"gaussian_weights": True, "use_sample_covariance": False, "channel_axis": -1}
     mean, expected = structural_similarity(a, b, full=True, **settings)
-    found = similarity.ssim_map(a, b)
+    found = metrics.ssim_map(a, b)
     np.testing.assert_allclose(found, expected, atol=1e-12)
     # scikit-image's mean leaves out five pixels of border.
     assert found[5:-5, 5:-5].mean() == pytest.approx(mean)
@@ -135,7 +135,7 @@ def test_ssim_is_that_of_scikit_image():
 def test_similarities_react_to_their_own_region(how: str):
     truth = kept()
     layout = person()[None]
-    measure = similarity.Ssim(Choices(similarity=how))
+    measure = metrics.Ssim(Choices(similarity=how))
     ideal = np.where(truth.head_mask[..., None], truth.head, truth.body)
     perfect = measure(ideal, truth)
     assert perfect["head-SSIM"] == pytest.approx(1) and perfect["body-SSIM"] == pytest.approx(1)
@@ -149,7 +149,7 @@ def test_similarities_react_to_their_own_region(how: str):
 def test_inside_is_stricter_than_whole():
     truth = kept()
     whole, inside = (
-        similarity.Ssim(Choices(similarity=how))(noise(9), truth)["head-SSIM"][0]
+        metrics.Ssim(Choices(similarity=how))(noise(9), truth)["head-SSIM"][0]
         for how in ("whole", "inside")
     )
     assert inside < 0.2 < whole
@@ -166,7 +166,7 @@ class Colour:
 
 def test_identity_sees_the_face_alone():
     truth = kept()
-    measure = similarity.Identity(Colour(), 32)
+    measure = identity.Identity(Colour(), 32)
     assert measure.names == ("IDs-colour",)
     assert measure(truth.head, truth)["IDs-colour"] == pytest.approx(1)
     elsewhere = truth.head.copy()
@@ -253,21 +253,21 @@ def test_faces_by_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     )
     path = tmp_path / "buffalo.onnx"
     path.write_bytes(b"x")
-    faces = similarity.OnnxFaces(path)
+    faces = identity.OnnxFaces(path)
     assert faces.name == "buffalo"
     pictures = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
     expected = pictures.mean((1, 2)) / 127.5 - 1
     np.testing.assert_allclose(faces(pictures), expected, atol=1e-6)
     Session.shape = [1, 3, 112, 112]
-    np.testing.assert_allclose(similarity.OnnxFaces(path)(pictures), expected, atol=1e-6)
+    np.testing.assert_allclose(identity.OnnxFaces(path)(pictures), expected, atol=1e-6)
     Session.shape = [1, 3, 64, 64]
     with pytest.raises(ValueError, match="give a model of"):
-        similarity.OnnxFaces(path)
+        identity.OnnxFaces(path)
     with pytest.raises(ValueError, match="no such file"):
-        similarity.OnnxFaces(tmp_path / "none.onnx")
+        identity.OnnxFaces(tmp_path / "none.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match="pip install onnxruntime"):
-        similarity.OnnxFaces(path)
+        identity.OnnxFaces(path)
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_the_embedded_extractor(parser_folder: Path):
 
 
 def test_parser_distance_reacts_to_its_own_region(parser_folder: Path):
-    measure = similarity.ParserDistance(parser_folder)
+    measure = metrics.ParserDistance(parser_folder)
     head, body = measure.names
     assert head.startswith("head-PD-hsd-") and body.startswith("body-PD-hsd-")
     truth = kept()
@@ -318,7 +318,7 @@ def test_lpips_reacts_to_its_own_region(how: str, monkeypatch: pytest.MonkeyPatc
             return distance if spatial else distance.mean((1, 2))
 
     monkeypatch.setattr(convert, "from_torch", lambda *_: (Lpips(), 1.0))
-    measure = similarity.Lpips(Path("any"), Choices(similarity=how))
+    measure = metrics.Lpips(Path("any"), Choices(similarity=how))
     assert measure.names == ("head-LPIPS-alexnet", "body-LPIPS-alexnet")
     truth = kept()
     ideal = np.where(truth.head_mask[..., None], truth.head, truth.body)

@@ -11,6 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from hsd_jax import cli
 from hsd_jax.evaluation import holes, metrics, selfswap
+from hsd_jax.evaluation.pairs import LabelledImage
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.labels import SHHQ17
 from hsd_jax.models.parser import Parser
@@ -61,7 +62,8 @@ def person(top: int = 12, left: int = 22, side: int = 14) -> np.ndarray:
 def case() -> holes.Case:
     wide = person(top=20, left=30, side=10)
     wide[16:40, 20:26] = HAIR  # long hair beside it
-    return holes.make_case(3, holes.Pair(noise(0), person()), holes.Pair(noise(1), wide), LABELS)
+    images = LabelledImage(noise(0), person()), LabelledImage(noise(1), wide)
+    return holes.make_case(3, *images, LABELS)
 
 
 def test_psnr_and_ssim_are_those_of_scikit_image():
@@ -74,7 +76,7 @@ def test_psnr_and_ssim_are_those_of_scikit_image():
     assert metrics.ssim(result, truth, full) == pytest.approx(similarity.mean())
     half = np.arange(SIZE)[:, None].repeat(SIZE, 1) > 30
     _, similarity = structural_similarity(
-        metrics.inside(result, truth, half), truth, full=True, **settings
+        metrics.fill_hole(result, truth, half), truth, full=True, **settings
     )
     assert metrics.ssim(result, truth, half) == pytest.approx(similarity[half].mean())
 
@@ -83,7 +85,7 @@ def test_figures_of_the_truth_and_of_more_and_more_noise(smooth: np.ndarray, hol
     assert metrics.psnr(smooth, smooth, hole) == metrics.MAX_PSNR
     assert metrics.ssim(smooth, smooth, hole) == pytest.approx(1)
     assert metrics.seam(smooth, smooth, hole) == 0
-    results = [metrics.inside(noisy(smooth, s), smooth, hole) for s in (4, 16, 64)]
+    results = [metrics.fill_hole(noisy(smooth, s), smooth, hole) for s in (4, 16, 64)]
     for figure, sign in ((metrics.psnr, -1), (metrics.ssim, -1), (metrics.seam, 1)):
         values = [sign * figure(result, smooth, hole) for result in results]
         assert values == sorted(set(values))
@@ -91,12 +93,12 @@ def test_figures_of_the_truth_and_of_more_and_more_noise(smooth: np.ndarray, hol
 
 def test_what_is_outside_the_hole_does_not_count(smooth: np.ndarray, hole: np.ndarray):
     result = noisy(smooth, 20)
-    other = metrics.inside(result, noise(2), hole)
+    other = metrics.fill_hole(result, noise(2), hole)
     for figure in (metrics.psnr, metrics.ssim):
         assert figure(other, smooth, hole) == figure(result, smooth, hole)
     near = np.zeros_like(hole)
     near[20 - 6 : 44 + 6, 16 - 6 : 40 + 6] = True
-    beyond = metrics.inside(result, noise(2), near)
+    beyond = metrics.fill_hole(result, noise(2), near)
     assert metrics.seam(beyond, smooth, hole) == metrics.seam(result, smooth, hole)
     assert metrics.seam(other, smooth, hole) > metrics.seam(result, smooth, hole)
 
@@ -105,7 +107,7 @@ def test_a_seam_is_its_step_sharp_or_spread():
     truth = np.full((SIZE, SIZE, 3), 100, np.uint8)
     hole = np.zeros((SIZE, SIZE), bool)
     hole[:, :20] = True
-    sharp = metrics.inside(np.full_like(truth, 140), truth, hole)
+    sharp = metrics.fill_hole(np.full_like(truth, 140), truth, hole)
     spread = sharp.copy()
     spread[:, 20:23] = np.array([130, 120, 110], np.uint8)[None, :, None]
     for result in (sharp, spread):
@@ -131,7 +133,7 @@ def test_perceptual_distance(smooth: np.ndarray, hole: np.ndarray):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype), shapes["params"])
     distance = metrics.PerceptualDistance(Loaded(module, params, {}))
-    results = [metrics.inside(noisy(smooth, s), smooth, hole) for s in (0, 4, 16, 64)]
+    results = [metrics.fill_hole(noisy(smooth, s), smooth, hole) for s in (0, 4, 16, 64)]
     truth = distance.features(np.stack([smooth] * 4))
     values = distance(np.stack(results), truth, np.stack([hole] * 4))
     assert values[0] == 0
@@ -155,7 +157,8 @@ def test_fit_is_that_of_training():
     matrix = holes.fit(partner, layout, FACE)
     rng = np.random.default_rng(0)
     expected = augment.fit_partner(partner, layout, FACE, rng, jitter=0.0)
-    case = holes.make_case(0, holes.Pair(noise(0), layout), holes.Pair(noise(1), partner), LABELS)
+    images = LabelledImage(noise(0), layout), LabelledImage(noise(1), partner)
+    case = holes.make_case(0, *images, LABELS)
     head = np.isin(expected, LABELS.head)
     np.testing.assert_array_equal(case.body_layout[head], expected[head])
     np.testing.assert_allclose(matrix @ [34.5, 24.5, 1], [28.5, 18.5])  # face upon face

@@ -1,7 +1,7 @@
-"""What head swapping is compared with: no nets, only pixels.
+"""What head swapping is compared with: no networks, only pixels.
 
 Cut-and-paste is the paper's first baseline (section 4.1); the inpainters of OpenCV take the place
-of its trained ones, which are fed cut-and-paste without the neck. Pictures are uint8 `[H, W, 3]`,
+of its trained ones, which are fed cut-and-paste without the neck. Images are uint8 `[H, W, 3]`,
 layouts integers `[H, W]`; the head's are aligned already, or not, for the rows without alignment.
 """
 
@@ -11,28 +11,30 @@ from typing import NamedTuple
 import cv2
 import jax
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from hsd_jax.labels import LabelSet
 from hsd_jax.swapping.mixing import dilate, group_mask, regions
 
-# As wide as a swap's (swapping/networks.py) and the self-swap's holes (evaluation/holes.py).
+# Around the old head and the neck, as wide as a swap's (swapping/plan.py) when this was written.
+# Numbers of the benchmark and not that file's, so that metrics of different versions compare.
 OLD_HEAD_MARGIN = 7
 NECK_MARGIN = 3
 CANVAS = 255
-RADIUS = 5  # of OpenCV's inpainting, as in the self-swap
+RADIUS = 5  # of OpenCV's inpainting
 
 
 class Pasted(NamedTuple):
     """The head in front of the body's photo.
 
     Attributes:
-      picture: uint8 `[H, W, 3]`.
+      image: uint8 `[H, W, 3]`.
       head: bool `[H, W]`, where the head is.
       gap: bool `[H, W]`, what nobody's photo shows: where the old head was, and the neck, each with
         a margin, outside the new head.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     head: np.ndarray
     gap: np.ndarray
 
@@ -64,17 +66,24 @@ def cut_and_paste(
 ) -> np.ndarray:
     """Source head, source body and its neck on a canvas.
 
-    The paper's pictures are white behind people, and so is the canvas. Photos with backgrounds keep
+    The paper's images are white behind people, and so is the canvas. Photos with backgrounds keep
     them; only where the old head was and the new one is not does the canvas show.
     """
     bare = np.isin(layout_body, labels.head) & ~pasted.head
-    return np.where(bare[..., None], np.uint8(canvas), pasted.picture)
+    return np.where(bare[..., None], np.uint8(canvas), pasted.image)
 
 
 def inpaint(pasted: Pasted, navier_stokes: bool = False) -> np.ndarray:
     """The gap by Telea (2004), or by Bertalmio et al. (2001)."""
+    return inpaint_hole(pasted.image, pasted.gap, navier_stokes)
+
+
+def inpaint_hole(
+    image: UInt8[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"], navier_stokes: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """OpenCV's inpainting of what `hole` marks, see `inpaint`."""
     method = cv2.INPAINT_NS if navier_stokes else cv2.INPAINT_TELEA
-    return cv2.inpaint(pasted.picture, pasted.gap.astype(np.uint8), RADIUS, method)
+    return cv2.inpaint(image, hole.astype(np.uint8), RADIUS, method)
 
 
 def poisson(pasted: Pasted, head: np.ndarray, body: np.ndarray) -> np.ndarray:
@@ -83,10 +92,9 @@ def poisson(pasted: Pasted, head: np.ndarray, body: np.ndarray) -> np.ndarray:
     OpenCV's `seamlessClone`. What is neither photo's is Telea's, made from the body's photo alone:
     the clone takes its colours from there, and cloning alone would leave the old head.
     """
-    hidden = (pasted.gap | pasted.head).astype(np.uint8)
-    filled = cv2.inpaint(body, hidden, RADIUS, cv2.INPAINT_TELEA)
+    filled = inpaint_hole(body, pasted.gap | pasted.head)
     mask = pasted.head.astype(np.uint8)
-    # The clone's border must lie in the picture.
+    # The clone's border must lie in the image.
     mask[[0, -1]] = 0
     mask[:, [0, -1]] = 0
     if not mask.any():

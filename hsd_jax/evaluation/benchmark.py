@@ -1,22 +1,33 @@
-"""`hsd eval swap`: the paper's protocol (sections 4.1 and 4.2) from a list of pairs to a report."""
+"""`hsd eval swap` and `hsd eval ablation`: the paper's protocol, from a list of pairs to a report.
+
+Sections 4.1 and 4.2 there. The ablation has the rows of its table 3, on whatever weights are given:
+their results are decoded from latents altogether, as in the paper; with pixels kept from the photos
+the rows would differ less. What is kept is the same in all rows; only the condition and the
+diffusion model differ.
+"""
 
 import argparse
+import importlib.util
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import hsd_jax
 from hsd_jax import weights
-from hsd_jax.evaluation import cache, features, methods, report, sampling, similarity
-from hsd_jax.evaluation.measure import Measured, Real, measure
-from hsd_jax.evaluation.pairs import Pairing, People, read_pairs, usable
+from hsd_jax.evaluation import features, identity, methods, metrics, report, sampling
+from hsd_jax.evaluation.measure import Measured, Parse, RealImages, measure
+from hsd_jax.evaluation.pairs import Pairing, People, read_pairs, source_fingerprint, usable
 from hsd_jax.evaluation.regions import Choices
 from hsd_jax.labels import LabelSet, remap
+from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.runtime import cache
 from hsd_jax.training.input import load_source
 
 EXTRACTOR_FACE = 128  # side of the faces that the embedded extractor sees
@@ -24,14 +35,26 @@ EXTRACTOR_FACE = 128  # side of the faces that the embedded extractor sees
 
 @dataclass(frozen=True)
 class Setting:
-    """What every part of an evaluation needs: the pictures, the pairs, how they are measured."""
+    """What every part of an evaluation needs: the images, the pairs, how they are measured."""
 
     people: People
     pairs: tuple[Pairing, ...]
-    real: Real
+    real: RealImages
     data: dict[str, Any]
     choices: Choices
-    parse: Callable[[np.ndarray], np.ndarray]
+    parse: Parse
+    sampled_by: dict[str, Any]
+
+    def of_results(self) -> dict[str, Any]:
+        """What results depend on, beside the weights."""
+        return {
+            "data": self.data["fingerprint"],
+            "layouts": self.data["layouts"],
+            "pairs": self.data["pairs_fingerprint"],
+            "frame": self.choices.frame,
+            "version": hsd_jax.__version__,
+            **self.sampled_by,
+        }
 
 
 def setting(options: argparse.Namespace) -> Setting:
@@ -40,16 +63,15 @@ def setting(options: argparse.Namespace) -> Setting:
     Raises:
       ValueError: what `load_source`, `read_pairs` and `Choices` raise.
     """
-    names = Choices.__dataclass_fields__
-    choices = Choices(**{name: getattr(options, name) for name in names})
+    choices = Choices(**{name: getattr(options, name) for name in Choices.__dataclass_fields__})
     source, labels = load_source(options.data, "test", name=options.dataset), options.labels
-    fingerprint = cache.source_fingerprint(source)
+    fingerprint = source_fingerprint(source)
     pairs = read_pairs(options.pairs, len(source), fingerprint)[: options.count]
     parse = parser_of(weights.find(), labels)
     people = People(source, labels, remembering(parse) if options.parse else None)
     indices = usable(source, labels, options.sources)
     key = cache.fingerprint(fingerprint, "parsed" if options.parse else "layouts")
-    base = None if options.no_cache else cache.folder() / "eval"
+    folder = None if options.no_cache else cache.folder()
     data = {
         "name": options.dataset,
         "labels": labels.name,
@@ -61,102 +83,37 @@ def setting(options: argparse.Namespace) -> Setting:
         "pairs": len(pairs),
         "pairs_fingerprint": cache.file_fingerprint(options.pairs)[:16],
     }
-    return Setting(people, tuple(pairs), Real(people, indices, key, base), data, choices, parse)
+    real = RealImages(people, indices, key, folder and folder / "eval")
+    sampled_by = {name: getattr(options, name) for name in ("seed", "solver", "steps")}
+    return Setting(people, tuple(pairs), real, data, choices, parse, sampled_by)
 
 
-def parser_of(folder: Path, labels: LabelSet) -> Callable[[np.ndarray], np.ndarray]:
-    """Picture -> layout of `labels` by the parser of some weights, loaded on its first call."""
-    loaded: list[Any] = []
+def parser_of(folder: Path, labels: LabelSet) -> Parse:
+    """The parser of some weights, loaded on its first call, with layouts of `labels`."""
+    loaded: list[PhotoParser] = []
 
-    def parse(picture: np.ndarray) -> np.ndarray:
+    def parse(image: np.ndarray) -> np.ndarray:
         if not loaded:
-            from hsd_jax.parsing.photo_parser import PhotoParser
-
             loaded.append(PhotoParser(weights.load_part(folder, "parser")))
-        return remap(loaded[0].parse(picture)[0], loaded[0].labels, labels)
+        return remap(loaded[0].parse(image)[0], loaded[0].labels, labels)
 
     return parse
 
 
-def remembering(parse: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """`parse` that parses each picture once."""
+def remembering(parse: Parse) -> Parse:
+    """`parse` that parses each image once."""
     known: dict[str, np.ndarray] = {}
 
-    def parse_once(picture: np.ndarray) -> np.ndarray:
-        key = cache.fingerprint(picture.tobytes())
+    def parse_once(image: np.ndarray) -> np.ndarray:
+        key = cache.fingerprint(image.tobytes())
         if key not in known:
-            known[key] = parse(picture)
+            known[key] = parse(image)
         return known[key]
 
     return parse_once
 
 
-def make_measures(options: argparse.Namespace, choices: Choices, embedded: Any) -> list[Any]:
-    """SSIM, PD-hsd and IDs-hsd always; LPIPS and ArcFace when their weights are given."""
-    found: list[Any] = [
-        similarity.Ssim(choices),
-        similarity.ParserDistance(),
-        similarity.Identity(embedded, EXTRACTOR_FACE),
-    ]
-    if options.lpips:
-        found.append(similarity.Lpips(options.lpips, choices, options.lpips_backbone))
-    if options.arcface:
-        faces = similarity.OnnxFaces(options.arcface)
-        found.append(similarity.Identity(faces, faces.size))
-    return found
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """`hsd eval swap`; returns the report that it has written."""
-    state = setting(options)
-    folder = options.output
-    entries = methods.results_in(folder, options.methods)
-    strangers = {
-        path.name: methods.stranger(path, aligned, state.pairs)
-        for paths, aligned in ((options.results, True), (options.results_unaligned, False))
-        for path in paths
-    }
-    if twice := set(strangers) & set(entries):
-        raise ValueError(f"{twice.pop()} is a method's name: give --results a folder named else")
-    weights_folder = weights.find(options.weights)
-    sampled_by = {
-        "weights": sampling.fingerprint(weights_folder),
-        "seed": options.seed,
-        "solver": options.solver,
-        "steps": options.steps,
-    }
-    settings = {
-        "data": state.data["fingerprint"],
-        "layouts": state.data["layouts"],
-        "pairs": state.data["pairs_fingerprint"],
-        "frame": state.choices.frame,
-        "version": hsd_jax.__version__,
-        **sampled_by,
-    }
-    methods.check_settings(folder, settings)
-    progress = methods.Progress()
-    extractors = make_extractors(options.extractors)
-
-    def sampler() -> sampling.Sampler:
-        return sampling.Sampler(
-            weights_folder, seed=options.seed, solver=options.solver, steps=options.steps
-        )
-
-    methods.produce(state.pairs, state.people, entries, state.choices.frame, sampler, progress)
-    embedded = next((e for e in extractors if e.name == "hsd"), None) or features.embedded()
-    entries |= strangers
-    measured = measure(
-        state.pairs, state.real, entries, extractors,
-        make_measures(options, state.choices, embedded), state.choices,
-        seed=options.seed, parse=state.parse, progress=progress,
-    )  # fmt: skip
-    name = weights_folder.resolve().name
-    facts = about(state, extractors) | {"benchmark": "swap", "name": name, **sampled_by}
-    notes = {name: methods.METHODS.get(name, "results that were given") for name in entries}
-    return finish(folder, facts, state, entries, measured, notes, options)
-
-
-def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
+def make_extractors(specs: Sequence[str]) -> list[features.NetExtractor]:
     """Of the option `--extractors`.
 
     Raises:
@@ -169,9 +126,164 @@ def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
     return found
 
 
-def about(state: Setting, extractors: Sequence[features.Extractor]) -> dict[str, Any]:
-    """What figures depend on beside the pictures."""
-    return {
+def make_metrics(options: argparse.Namespace, choices: Choices, embedded: Any) -> list[Any]:
+    """SSIM, PD-hsd and IDs-hsd always; LPIPS and ArcFace when their weights are given."""
+    found: list[Any] = [
+        metrics.Ssim(choices),
+        metrics.ParserDistance(),
+        identity.Identity(embedded, EXTRACTOR_FACE),
+    ]
+    if options.lpips:
+        found.append(metrics.Lpips(options.lpips, choices, options.lpips_backbone))
+    if options.arcface:
+        faces = identity.OnnxFaces(options.arcface)
+        found.append(identity.Identity(faces, faces.size))
+    return found
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """`hsd eval swap`; returns the report that it has written."""
+    options.methods = options.methods or list(methods.DEFAULT)
+    state, folder = setting(options), weights.find(options.weights)
+    entries = methods.results_in(options.output, options.methods)
+    given = {
+        path.name: methods.stranger(path, aligned, state.pairs)
+        for paths, aligned in ((options.results, True), (options.results_unaligned, False))
+        for path in paths
+    }
+    if twice := set(given) & set(entries):
+        raise ValueError(f"{twice.pop()} is a method's name: give --results a folder named else")
+    sampled_by = {"weights": sampling.fingerprint(folder), **state.sampled_by}
+    methods.check_settings(options.output, state.of_results() | sampled_by)
+    extractors = make_extractors(options.extractors)
+    sampler = partial(sampling.Sampler, folder, **state.sampled_by)
+    methods.produce(
+        state.pairs, state.people, entries, state.choices.frame, sampler, methods.Progress()
+    )
+    notes = {name: methods.METHODS[name] for name in entries}
+    notes |= {name: "results that were given" for name in given}
+    facts = {"benchmark": "swap", "name": folder.resolve().name, **sampled_by}
+    return _measured(options, state, entries | given, extractors, notes, facts)
+
+
+class Row(NamedTuple):
+    """A row of the paper's table 3.
+
+    Attributes:
+      name: as the report shows it.
+      weights: which of the given weights it uses.
+      inpaint: whether the layout generator fills the condition's holes.
+      paper: FID, Mask-FID and Focal-FID there.
+      needs: what these weights are, in words.
+    """
+
+    name: str
+    weights: str
+    inpaint: bool
+    paper: tuple[float, ...]
+    needs: str
+
+    @property
+    def folder(self) -> str:
+        """A name for its results."""
+        return re.sub(r"\W+", "-", self.name.lower()).strip("-")
+
+    @property
+    def note(self) -> str:
+        """What the report says of it."""
+        condition = "inpainted" if self.inpaint else "with its holes"
+        values = zip(("FID", "Mask-FID", "Focal-FID"), self.paper, strict=False)
+        paper = ", ".join(f"{name} {value}" for name, value in values)
+        return f"weights {self.weights}, layout {condition}; the paper: {paper}"
+
+
+def load_rows(path: Path) -> list[Row]:
+    """The rows of a config file: those of `get_config().rows`.
+
+    Raises:
+      ValueError: no such file, or no rows in it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file: give configs/ablations.py of the repository")
+    spec = importlib.util.spec_from_file_location("hsd_ablation_config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file: give configs/ablations.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        rows = [Row(**dict(row)) for row in module.get_config().rows]
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path} has no rows of {', '.join(Row._fields)}: {error}") from error
+    return [row._replace(paper=tuple(row.paper)) for row in rows]
+
+
+def given_weights(specs: Sequence[str]) -> dict[str, Path]:
+    """NAME=DIR each; DIR may be a shipped name.
+
+    Raises:
+      ValueError: another form, or no such weights.
+    """
+    found = {}
+    for spec in specs:
+        name, equals, folder = spec.partition("=")
+        if not equals:
+            raise ValueError(f"--weights {spec}: give NAME=DIR, such as plain=runs/plain")
+        found[name] = weights.find(folder)
+    return found
+
+
+def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
+    """`hsd eval ablation`; returns the report that it has written."""
+    rows, given = load_rows(options.config), given_weights(options.weights)
+    if unknown := set(given) - {row.weights for row in rows}:
+        known = ", ".join(sorted({row.weights for row in rows}))
+        raise ValueError(f"no row needs weights {unknown.pop()!r}: use {known}")
+    chosen = [row for row in rows if row.weights in given]
+    if not chosen:
+        needs = "; ".join(f"{row.weights} is {row.needs}" for row in rows)
+        raise ValueError(f"no row has its weights: {needs}")
+    state = setting(options)
+    marks = {name: sampling.fingerprint(folder) for name, folder in given.items()}
+    methods.check_settings(options.output, state.of_results())
+    entries = {}
+    for row in chosen:
+        base = options.output / "rows" / row.folder
+        methods.check_settings(base, {"weights": marks[row.weights], "inpaint": row.inpaint})
+        entries[row.name] = methods.Results(base / "results", aligned=True)
+        sampler = partial(
+            sampling.Sampler, given[row.weights], inpaint=row.inpaint, **state.sampled_by
+        )
+        result = {"hsd-latents": entries[row.name]}
+        methods.produce(
+            state.pairs, state.people, result, state.choices.frame, sampler, methods.Progress()
+        )
+    remarks = [
+        f"Not measured: {row.name}. It needs the weights {row.weights!r}, {row.needs}."
+        for row in rows
+        if row.weights not in given
+    ]
+    facts = {"benchmark": "ablation", "weights": marks, **state.sampled_by, "remarks": remarks}
+    notes = {row.name: row.note for row in chosen}
+    extractors = make_extractors(options.extractors)
+    return _measured(options, state, entries, extractors, notes, facts)
+
+
+def _measured(
+    options: argparse.Namespace,
+    state: Setting,
+    entries: Mapping[str, methods.Results],
+    extractors: Sequence[features.NetExtractor],
+    notes: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Measures all methods, writes the report and prints its table."""
+    embedded = next((e for e in extractors if e.name == "hsd"), None) or features.embedded()
+    measured = measure(
+        state.pairs, state.real, entries, extractors,
+        make_metrics(options, state.choices, embedded), state.choices,
+        seed=options.seed, parse=state.parse,
+    )  # fmt: skip
+    content = {
         "versions": {
             "hsd_jax": hsd_jax.__version__,
             "jax": jax.__version__,
@@ -182,26 +294,9 @@ def about(state: Setting, extractors: Sequence[features.Extractor]) -> dict[str,
         "data": state.data,
         "choices": asdict(state.choices),
         "extractors": {e.name: e.fingerprint for e in extractors},
-    }
-
-
-def finish(
-    folder: Path,
-    facts: dict[str, Any],
-    state: Setting,
-    entries: Mapping[str, methods.Results],
-    measured: Mapping[str, Measured],
-    notes: Mapping[str, str],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Writes the report and prints its table."""
-    content = facts | {
+        **facts,
         "methods": {
-            name: {
-                "aligned": entries[name].aligned,
-                "note": notes[name],
-                "figures": {key: asdict(figure) for key, figure in found.figures.items()},
-            }
+            name: _method(found, entries[name].aligned, notes[name])
             for name, found in measured.items()
         },
         "per_pair": {
@@ -215,7 +310,12 @@ def finish(
     gallery = None
     if not options.no_pictures:
         gallery = report.Gallery(state.pairs, state.people, entries, state.choices.frame)
-    report.write(content, folder, gallery)
+    report.write(content, options.output, gallery)
     print(report.table(content))
-    print(f"wrote {folder / 'report.json'}, report.md and report.html")
+    print(f"wrote {options.output / 'report.json'}, report.md and report.html")
     return content
+
+
+def _method(measured: Measured, aligned: bool, note: str) -> dict[str, Any]:
+    values = {name: asdict(value) for name, value in measured.metrics.items()}
+    return {"aligned": aligned, "note": note, "figures": values}

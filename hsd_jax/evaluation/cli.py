@@ -1,13 +1,14 @@
 """The arguments of `hsd eval`. What needs JAX or the extras is imported when a command runs."""
 
 import argparse
+import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-_WEIGHTS = "shipped weights or a folder of them (default: %(default)s)"
-_EXTRACTORS = "hsd, inception, inception-torch-fidelity (default: hsd)"
-_DATA = "folder of the built data set; its test split counts"
+Add = Callable[..., Any]
+"""`add_argument` of a command."""
 
 
 def add_eval(subparsers: Any) -> None:
@@ -19,30 +20,24 @@ def add_eval(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
-    _add_pairs(commands)
-    _add_swap(commands)
-    _add_layout(commands)
-    _add_ablation(commands)
-    _add_selfswap(commands)
-    _add_severity(commands)
-    _add_sheet(commands)
+    for name, (run, text, flags, add_own) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text + ".", allow_abbrev=False)
+        command.set_defaults(run=partial(_run, run))
+        for flag in flags.split():
+            command.add_argument(f"--{flag}", **_SHARED[flag])
+        add_own(command)
 
 
-def _needing_extras(run: Callable[[argparse.Namespace], Any]) -> Callable[..., None]:
-    """`run`, with a missing package told as what to install."""
+def _run(target: str, options: argparse.Namespace) -> None:
+    """Runs MODULE.FUNCTION of this folder; a missing package is told as what to install."""
+    module, function = target.split(".")
+    try:
+        from hsd_jax.evaluation import pairs
 
-    def checked(options: argparse.Namespace) -> None:
-        try:
-            from hsd_jax.evaluation import pairs
-
-            options.labels = pairs.labels_of(getattr(options, "dataset", "halfbody"))
-            run(options)
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"{error.name} is missing: pip install 'hsd-jax[eval,train]'"
-            ) from error
-
-    return checked
+        options.labels = pairs.labels_of(getattr(options, "dataset", "halfbody"))
+        getattr(importlib.import_module(f"hsd_jax.evaluation.{module}"), function)(options)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is missing: pip install 'hsd-jax[eval,train]'") from error
 
 
 def _number(low: float, high: float = float("inf"), whole: bool = True) -> Callable[[str], Any]:
@@ -62,85 +57,72 @@ def _number(low: float, high: float = float("inf"), whole: bool = True) -> Calla
     return read
 
 
-def _command(subparsers: Any, name: str, run: Callable[..., Any], help_: str) -> Any:
-    parser = subparsers.add_parser(name, help=help_, description=help_ + ".", allow_abbrev=False)
-    parser.set_defaults(run=_needing_extras(run))
-    parser.add_argument("--data", required=True, metavar="DIR", help=_DATA)
-    if name != "selfswap":
-        parser.add_argument(
-            "--dataset", default="halfbody", metavar="NAME", help="halfbody, shhq/bg_white_256, ..."
-        )
-    parser.add_argument("--sources", nargs="+", metavar="NAME", help="only pictures of these")
-    return parser
+_SHARED: dict[str, dict[str, Any]] = {
+    "weights": dict(
+        default="embedded", metavar="NAME|DIR",
+        help="shipped weights or a folder of them (default: %(default)s)",
+    ),
+    "data": dict(
+        required=True, metavar="DIR", help="folder of the built data set; its test split counts"
+    ),
+    "dataset": dict(
+        default="halfbody", metavar="NAME",
+        help="%(default)s (the default), shhq/bg_white_256, ...",
+    ),
+    "sources": dict(nargs="+", metavar="NAME", help="only images of these"),
+    "count": dict(type=_number(1), metavar="N", help="only the first N"),
+    "seed": dict(
+        type=_number(0), default=0, metavar="N",
+        help="of all that is random (default: %(default)s)",
+    ),
+    "solver": dict(choices=("dpmpp", "ddim", "ddpm"), default="dpmpp"),
+    "steps": dict(
+        type=_number(2), metavar="N", help="calls of the UNet (default: what suits the weights)"
+    ),
+    "extractors": dict(
+        nargs="+", default=["hsd"], metavar="NAME[=FILE]",
+        help="hsd, inception, inception-torch-fidelity (default: hsd)",
+    ),
+    "groups": dict(action="store_true", help="also by skin tone and hair length"),
+    "json": dict(type=Path, metavar="FILE", help="write metrics and versions"),
+}  # fmt: skip
 
 
-def _add_pairs(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import cache, pairs
-        from hsd_jax.training.input import load_source
+def _pairs(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(count=2000)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PAIRS.csv")
 
-        source = load_source(options.data, "test", name=options.dataset)
-        indices = pairs.usable(source, options.labels, options.sources)
-        chosen = pairs.make_pairs(indices, options.count, options.seed)
-        pairs.write_pairs(chosen, options.output, cache.source_fingerprint(source))
-        print(f"wrote {options.output}: {len(chosen)} pairs of {len(indices)} pictures")
 
-    parser = _command(subparsers, "pairs", run, "the seeded list of pairs, as the paper's")
+def _swap(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--count", type=_number(1), default=2000, metavar="N", help="default: %(default)s")
-    add("--seed", type=_number(0), default=0, metavar="N", help="default: %(default)s")
-    add("-o", "--output", type=Path, required=True, metavar="PAIRS.csv")
-
-
-def _add_swap(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import benchmark, methods
-
-        options.methods = options.methods or list(methods.DEFAULT)
-        benchmark.run(options)
-
-    parser = _command(subparsers, "swap", run, "swap all pairs, and measure us and the baselines")
-    add = parser.add_argument
-    add("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS)
     add("--methods", nargs="*", metavar="NAME", help="default: all but hsd-unaligned")
     add("--results", nargs="+", type=Path, default=[], metavar="DIR",
         help="also these folders of results, ID.png each, with neck alignment")  # fmt: skip
     add("--results-unaligned", nargs="+", type=Path, default=[], metavar="DIR",
         help="the same, without")  # fmt: skip
-    _add_shared(parser)
+    _report(parser)
 
 
-def _add_ablation(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import ablation
-
-        ablation.run(options)
-
-    parser = _command(subparsers, "ablation", run, "the rows of the paper's table 3")
+def _ablation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="configs/ablations.py")
     add("--weights", nargs="+", default=[], metavar="NAME=DIR",
         help="the weights that rows need; a row without its own is left out")  # fmt: skip
-    _add_shared(parser)
+    _report(parser)
 
 
-def _add_shared(parser: Any) -> None:
+def _report(parser: argparse.ArgumentParser) -> None:
     """What `swap` and `ablation` have in common."""
     add = parser.add_argument
     add("--pairs", type=Path, required=True, metavar="PAIRS.csv", help="of hsd eval pairs")
     add("-o", "--output", type=Path, required=True, metavar="DIR",
         help="results and report; started again, it goes on")  # fmt: skip
-    add("--count", type=_number(2), metavar="N", help="only the first N pairs")
-    add("--extractors", nargs="+", default=["hsd"], metavar="NAME[=FILE]", help=_EXTRACTORS)
     add("--lpips", type=Path, metavar="FILE", help="weights of LPIPS")
     add("--lpips-backbone", type=Path, metavar="FILE", help="torchvision's, if FILE has none")
-    add("--arcface", type=Path, metavar="FILE.onnx", help="a face recognition net")
+    add("--arcface", type=Path, metavar="FILE.onnx", help="a face recognition network")
     add("--parse", action="store_true", help="layouts by the embedded parser, not the data's")
-    add("--solver", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
-    add("--steps", type=_number(2), metavar="N", help="calls of the UNet")
-    add("--seed", type=_number(0), default=0, metavar="N", help="default: %(default)s")
     add("--no-pictures", action="store_true", help="none in the report")
-    add("--no-cache", action="store_true", help="keep no features of real pictures")
+    add("--no-cache", action="store_true", help="keep no features of real images")
     choices = parser.add_argument_group("what the paper leaves open (see docs/evaluation.md)")
     add = choices.add_argument
     add("--frame", choices=("face", "data"), default="face")
@@ -154,66 +136,65 @@ def _add_shared(parser: Any) -> None:
     add("--face-margin", type=_number(0, 2, False), default=0.1, metavar="SHARE")
 
 
-def _add_layout(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import layouts
-
-        layouts.run(options)
-
-    parser = _command(subparsers, "layout", run, "the layout generator over several seeds")
+def _layout(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS)
-    add("--seeds", type=_number(1), default=10, metavar="N", help="default: %(default)s")
-    add("--seed", type=_number(0), default=0, metavar="N", help="the first of them")
-    add("--count", type=_number(2), metavar="N", help="only the first N layouts")
+    add("--seeds", type=_number(1), default=10, metavar="N",
+        help="how many, from --seed on (default: %(default)s)")  # fmt: skip
     add("--cover", choices=("paper", "fitted"), default="paper",
         help="other heads where they are, or brought to this face")  # fmt: skip
-    add("--json", type=Path, metavar="FILE")
 
 
-def _add_severity(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import severity
-
-        severity.run(options)
-
-    parser = _command(subparsers, "severity", run, "does a distance grow as pictures get worse?")
+def _selfswap(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--extractors", nargs="+", default=["hsd"], metavar="NAME[=FILE]", help=_EXTRACTORS)
-    add("--count", type=_number(2), metavar="N", help="only the first N pictures")
-    add("--seed", type=_number(0), default=0, metavar="N", help="of noise and partners")
-
-
-def _add_selfswap(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import selfswap
-
-        selfswap.run(options)
-
-    parser = _command(subparsers, "selfswap", run, "painted holes against their true pixels")
-    add = parser.add_argument
-    add("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS)
-    add("--count", type=_number(1), metavar="N", help="only the first N pictures")
-    add("--seed", type=_number(0), default=0, metavar="N", help="of partners and samples")
-    add("--groups", action="store_true", help="also by skin tone and hair length")
-    add("--solver", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
-    add("--steps", type=_number(2), metavar="N", help="default: what suits the weights")
     add("--window", action="store_true",
-        help="paint only the window around each hole, as swaps with large nets do")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write figures and versions")
-    add("--sheet", type=Path, metavar="PNG", help="write the first pictures")
+        help="paint only the window around each hole, as swaps with large networks do")  # fmt: skip
+    add("--sheet", type=Path, metavar="PNG", help="write the first images")
 
 
-def _add_sheet(subparsers: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from hsd_jax.evaluation import sheet
+def _sheet(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(count=24)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("samples/sheet.png"), metavar="PNG",
+        help="default: %(default)s; show it to nobody whom the data's terms exclude",
+    )  # fmt: skip
 
-        sheet.run(options)
 
-    parser = _command(subparsers, "sheet", run, "swaps of test pictures on one sheet, to look at")
-    add = parser.add_argument
-    add("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS)
-    add("--count", type=_number(1), default=24, metavar="N", help="default: %(default)s")
-    add("--seed", type=_number(0), default=0, metavar="N", help="default: %(default)s")
-    add("-o", "--output", type=Path, default=Path("samples/sheet.png"), metavar="PNG",
-        help="default: %(default)s; show it to nobody whom the data's terms exclude")  # fmt: skip
+def _identity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY, once or more often")
+
+
+_DATA = "data dataset sources count seed"
+_COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "pairs": ("pairs.run", "a seeded list of pairs, as the paper's 2000", _DATA, _pairs),
+    "swap": (
+        "benchmark.run", "swap all pairs, and measure us and the baselines",
+        f"weights {_DATA} solver steps extractors", _swap,
+    ),
+    "ablation": (
+        "benchmark.run_ablation", "the rows of the paper's table 3",
+        f"{_DATA} solver steps extractors", _ablation,
+    ),
+    "layout": (
+        "layouts.run", "the layout generator over several seeds", f"weights {_DATA} json", _layout
+    ),
+    "parsing": (
+        "layouts.run_parsing", "the parser's layouts of test images",
+        "weights data sources groups", lambda _: None,
+    ),
+    "severity": (
+        "severity.run", "does a distance grow as images get worse?", f"{_DATA} extractors",
+        lambda _: None,
+    ),
+    "selfswap": (
+        "selfswap.run", "painted holes against their true pixels",
+        "weights data sources count seed solver steps groups json", _selfswap,
+    ),
+    "sheet": (
+        "sheet.run", "swaps of test images, 24 or --count, on one sheet to look at",
+        f"weights {_DATA}", _sheet,
+    ),
+    "identity": (
+        "identity.run",
+        "whose face swaps of photos show, by dlib's recogniser", "weights", _identity,
+    ),
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Feature extractors: pictures to vectors, behind one protocol.
+"""Feature extractors: images to vectors, behind one protocol.
 
 The extractor is part of every number's name (`distance_names`). FID and KID are only what the
 InceptionV3 weights of 2015-12-05, known by their checksum, give; the embedded parser's features,
@@ -9,8 +9,10 @@ import hashlib
 import os
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
 from hsd_jax import weights
-from hsd_jax.evaluation import cache
 from hsd_jax.models import apply
+from hsd_jax.runtime import cache
+from hsd_jax.runtime.files import atomic, write_bytes
 
 BATCH = 16
 INCEPTION_URL = (
@@ -33,21 +36,21 @@ _TIMEOUT = 30  # seconds without an answer
 
 
 class Extractor(Protocol):
-    """Pictures to features.
+    """Images to features.
 
     Attributes:
-      name: of the extractor, in the names of figures.
+      name: of the extractor, in the names of metrics.
       fingerprint: of its weights, in the key of what is cached.
     """
 
     name: str
     fingerprint: str
 
-    def __call__(self, pictures: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]: ...
+    def __call__(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]: ...
 
 
 class NetExtractor:
-    """A net on all devices: batches of one size, split over them, compiled once for each shape."""
+    """A network on all devices: batches of one size, compiled once for each shape."""
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class NetExtractor:
         params: Any,
         batch: int = BATCH,
     ):
-        """`net`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each picture for itself."""
+        """`net`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each image for itself."""
         self.name, self.fingerprint = name, fingerprint
         devices = jax.devices()[:batch]
         mesh = Mesh(np.array(devices), ("data",))
@@ -66,11 +69,11 @@ class NetExtractor:
         self._batch = -(-batch // len(devices)) * len(devices)
         self._net = jax.jit(net)
 
-    def __call__(self, pictures: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
-        """Features of any number of pictures of one size."""
+    def __call__(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
+        """Features of any number of images of one size."""
         found = []
-        for start in range(0, len(pictures), self._batch):
-            part = pictures[start : start + self._batch]
+        for start in range(0, len(images), self._batch):
+            part = images[start : start + self._batch]
             fill = [(0, self._batch - len(part)), (0, 0), (0, 0), (0, 0)]
             full = jax.device_put(np.pad(part, fill, mode="edge"), self._split)
             # TPUs, and GPUs with TF32, round the products of float32 otherwise.
@@ -94,22 +97,22 @@ def kernel_scale(extractor: Extractor) -> float:
 def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> NetExtractor:
     """The embedded parser's encoder: `hsd`, or `hsd-XXXXXXXX` with other weights than the shipped.
 
-    Mean and standard deviation over the positions of each level's activations, so that both what a
-    picture shows and how fine its texture is count (1,152 numbers with the shipped weights).
-    Pictures whose sides the net does not take are filled up with their edge.
+    Mean and standard deviation over the positions of each level's activations, so that both what an
+    image shows and how fine its texture is count (1,152 numbers with the shipped weights). Images
+    whose sides the network does not take are filled up with their edge.
 
     Raises:
       ValueError: no such weights.
     """
     folder = weights.find(name_or_dir)
     part = weights.load_part(folder, "parser")
-    fingerprint = cache.weights_fingerprint(folder, "parser")
+    fingerprint = weights.fingerprint(folder, "parser")
     shipped = folder == weights.find()
     multiple = part.module.multiple
 
-    def net(params: Any, pictures: jax.Array) -> jax.Array:
-        rows, columns = (-side % multiple for side in pictures.shape[1:3])
-        x = jnp.pad(pictures, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+    def net(params: Any, images: jax.Array) -> jax.Array:
+        rows, columns = (-side % multiple for side in images.shape[1:3])
+        x = jnp.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
         x = x.astype(jnp.float32) / 127.5 - 1
         levels = apply(part.module, params, x, features=True)[1]
         pooled = [pool for h in levels for pool in (h.mean((1, 2)), h.std((1, 2)))]
@@ -130,7 +133,7 @@ def inception(
     Args:
       path: pt_inception-2015-12-05-6726825d.pth; None for what `find_inception` finds.
       preprocessing: of `hsd_jax.models.inception.InceptionV3`, which resizes to 299 x 299.
-      batch: pictures at once.
+      batch: images at once.
 
     Raises:
       ValueError: no such file, or not this network.
@@ -148,8 +151,8 @@ def inception(
     if fingerprint != INCEPTION_SHA256:
         name += f"-{fingerprint[:8]}"
 
-    def net(params: Any, pictures: jax.Array) -> jax.Array:
-        return apply(module, params, pictures)
+    def net(params: Any, images: jax.Array) -> jax.Array:
+        return apply(module, params, images)
 
     return NetExtractor(name, f"{fingerprint[:16]}-{preprocessing}", net, params, batch)
 
@@ -163,7 +166,10 @@ def find_inception() -> Path:
     given = os.environ.get(INCEPTION_ENV)
     if given:
         return Path(given)
-    path = cache.folder() / INCEPTION_URL.rsplit("/", 1)[1]
+    folder = cache.folder()
+    if folder is None:
+        raise ValueError("no folder for the weights of InceptionV3: name one in HSD_CACHE_DIR")
+    path = folder / INCEPTION_URL.rsplit("/", 1)[1]
     if path.is_file():
         return path
     try:
@@ -177,10 +183,8 @@ def find_inception() -> Path:
         ) from error
     if hashlib.sha256(data).hexdigest() != INCEPTION_SHA256:
         raise ValueError(f"{INCEPTION_URL} has another checksum than {INCEPTION_SHA256}: not used")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data)
     return path
 
 
@@ -200,3 +204,24 @@ def make(spec: str) -> NetExtractor:
         f"no extractor {name!r}: use hsd, inception or inception-torch-fidelity, "
         "with =FILE for weights of your own"
     )
+
+
+def cached(
+    folder: Path | None, key: str, compute: Callable[[], np.ndarray]
+) -> Float[np.ndarray, "n d"]:
+    """`compute()`, or the features that an earlier call with this key has left in `folder`.
+
+    None keeps nothing. What cannot be read or written is computed: a cache is no reason to fail.
+    """
+    if folder is None:
+        return compute()
+    path = folder / f"features-{key}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        features = compute()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, features)
+    return features

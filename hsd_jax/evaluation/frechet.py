@@ -6,7 +6,7 @@ the unbiased squared MMD of Gretton et al. 2012 with the cubic kernel of Binkows
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 from jaxtyping import Float
@@ -48,6 +48,12 @@ class Moments:
         kept = deviations if few else None
         return cls(len(features), mean, deviations.T @ deviations, kept)
 
+    @staticmethod
+    def streamed(features: Float[np.ndarray, "n d"], part: int = 1024) -> "Moments":
+        """Of many features, in parts of `part`: float64 copies of all would fill the memory."""
+        parts = (features[i : i + part] for i in range(0, len(features), part))
+        return reduce(Moments.merge, map(Moments.of, parts))
+
     def merge(self, other: "Moments") -> "Moments":
         """Those of both parts together, exactly (Chan, Golub and LeVeque 1979).
 
@@ -73,7 +79,7 @@ class Moments:
           ValueError: of fewer than two features.
         """
         if self.count < 2:
-            raise ValueError(f"{self.count} picture has no covariance: measure two or more")
+            raise ValueError(f"{self.count} image has no covariance: measure two or more")
         return self.scatter / (self.count - 1)
 
     @cached_property
@@ -81,7 +87,7 @@ class Moments:
         """float64 `[D, r]`, A with A A^T the covariance.
 
         The deviations are one already. Else it comes from the eigenvectors, without those whose
-        eigenvalue is the rounding error of a zero: with fewer pictures than features most are, and
+        eigenvalue is the rounding error of a zero: with fewer images than features most are, and
         the root of each would add 1e-8 of the largest to the distance.
         """
         if self.deviations is not None and self.count > 1:
@@ -123,7 +129,7 @@ def kernel_distance(
 
     All pairs are used, in blocks of rows, and not 100 subsets of 1,000, so that nothing depends on
     how subsets are drawn. May be negative when the two sets are alike. The interval is the
-    percentile one over resampled pictures of both sets; a picture that is drawn twice is not paired
+    percentile one over resampled images of both sets; an image that is drawn twice is not paired
     with itself.
 
     Args:
@@ -141,7 +147,7 @@ def kernel_distance(
             f"features of shapes {a.shape} and {b.shape}: give two or more of one width each"
         )
     rng = np.random.default_rng(seed)
-    # The first row weighs every picture once: the estimate itself.
+    # The first row weighs every image once: the estimate itself.
     weights_a, weights_b = (
         np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), resamples)])
         for n in (len(a), len(b))
@@ -172,13 +178,12 @@ def _mean_kernel(
     return sums / norm
 
 
-def strangeness(
+def nearest_distance(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], nearest: int = 5
 ) -> Float[np.ndarray, " n"]:
     """For each of `a` the mean Euclidean distance to its `nearest` neighbours in `b`.
 
-    It orders results from the most to the least like real pictures; a figure of pairs, not of
-    methods.
+    It orders results from the most to the least like real images; it compares images, not methods.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T

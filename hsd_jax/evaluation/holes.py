@@ -1,40 +1,38 @@
-"""Holes with known truth: what a swap would paint if a picture's person had worn another's head.
+"""Holes with known truth: what a swap would paint if an image's person had worn another's head.
 
 A random other person's head, brought to this face's size and place as a swap's crops bring it, is
 the old head that is taken away. The hole is where it was and this person's neck, outside this
-person's own head; the picture itself is the answer.
+person's own head; the image itself is the answer.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
+from hsd_jax.evaluation.baselines import NECK_MARGIN, OLD_HEAD_MARGIN
+from hsd_jax.evaluation.pairs import LabelledImage, another, from_sources
 from hsd_jax.labels import HALFBODY9, LabelSet, remap
 from hsd_jax.swapping.mixing import dilate
 from hsd_jax.training.augment import MIN_FACE, face_place, fit_matrix
 
-# As wide as a swap's (swapping/networks.py) when this was written. Numbers of the benchmark and
-# not that file's, so that figures of different versions stay comparable.
-OLD_HEAD_MARGIN = 7
-NECK_MARGIN = 3
 MIN_HOLE = 100  # pixels: fewer say nothing
 GREY = 127
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture with its hole.
+    """One image with its hole.
 
     Attributes:
-      index: of the picture in the split.
-      truth: uint8 `[H, W, 3]`, the picture.
+      index: of the image in the split.
+      truth: uint8 `[H, W, 3]`, the image.
       layout: int32 `[H, W]`, its true layout.
       body_layout: int32 `[H, W]`: this body under the other person's head; its own head is
         background there, as it is not on that photo.
-      partner: uint8 `[H, W, 3]`, the other person's picture, fitted.
+      partner: uint8 `[H, W, 3]`, the other person's image, fitted.
       old_head: bool `[H, W]`, the other person's head and a margin for stray hair.
       hole: bool `[H, W]`.
     """
@@ -49,7 +47,7 @@ class Case:
 
     @property
     def destroyed(self) -> np.ndarray:
-        """The picture with its hole grey: an encoder that looks around a corner learns nothing."""
+        """The image with its hole grey: an encoder that looks around a corner learns nothing."""
         return np.where(self.hole[..., None], np.uint8(GREY), self.truth)
 
 
@@ -61,31 +59,27 @@ def cases(
     sources: Sequence[str] | None = None,
     count: int | None = None,
 ) -> Iterator[Case]:
-    """The first `count` cases of a split, or all; pictures without a face or a hole give none.
+    """The first `count` cases of a split, or all; images without a face or a hole give none.
 
-    The partner depends on `seed`, on the picture's place in the split and on which pictures may be
+    The partner depends on `seed`, on the image's place in the split and on which images may be
     partners, not on `count`.
 
     Args:
       source: a `hsd_jax.training.input.Source` of halfbody9 layouts.
       labels: the label set of the cases' layouts.
-      sources: use only pictures, and partners, with these `source` names.
+      sources: use only images, and partners, with these `source` names.
 
     Raises:
       ValueError: an unknown source, fewer than two faces, or no class of `labels` for one of
         halfbody9's.
     """
-    known = sorted(set(source.names))
-    if unknown := sorted(set(sources or ()) - set(known)):
-        raise ValueError(f"no pictures from {', '.join(unknown)}: use {', '.join(known)}")
     usable = [
         i
-        for i, name in enumerate(source.names)
-        if (not sources or name in sources)
-        and np.sum(source.layout(i) == HALFBODY9.face) >= MIN_FACE
+        for i in from_sources(source, sources)
+        if np.sum(source.layout(i) == HALFBODY9.face) >= MIN_FACE
     ]
     if len(usable) < 2:
-        raise ValueError(f"{len(usable)} pictures show a face: a partner needs two or more")
+        raise ValueError(f"{len(usable)} images show a face: a partner needs two or more")
     return _cases(source, labels, usable, seed, count)
 
 
@@ -97,29 +91,23 @@ def _cases(
         if made == count:
             return
         rng = np.random.default_rng((seed, index))
-        other = int(rng.integers(len(usable) - 1))
-        other += other >= place  # any picture but this one
-        person, partner = _pair(source, index, labels), _pair(source, usable[other], labels)
+        other = usable[another(rng, place, len(usable))]
+        person, partner = (_labelled(source, i, labels) for i in (index, other))
         case = make_case(index, person, partner, labels)
         if case.hole.sum() >= MIN_HOLE:
             made += 1
             yield case
 
 
-class Pair(NamedTuple):
-    """A picture uint8 `[H, W, 3]` and its layout, integers `[H, W]`."""
-
-    image: np.ndarray
-    layout: np.ndarray
-
-
-def _pair(source: Any, index: int, labels: LabelSet) -> Pair:
+def _labelled(source: Any, index: int, labels: LabelSet) -> LabelledImage:
     example = source[index]
-    return Pair(example["image"], remap(example["layout"], HALFBODY9, labels))
+    return LabelledImage(example["image"], remap(example["layout"], HALFBODY9, labels))
 
 
-def make_case(index: int, person: Pair, partner: Pair, labels: LabelSet) -> Case:
-    """The hole that the partner's head leaves in the person's picture.
+def make_case(
+    index: int, person: LabelledImage, partner: LabelledImage, labels: LabelSet
+) -> Case:
+    """The hole that the partner's head leaves in the person's image.
 
     Raises:
       ValueError: either shows no face.
@@ -128,7 +116,7 @@ def make_case(index: int, person: Pair, partner: Pair, labels: LabelSet) -> Case
     matrix = fit(partner.layout, layout, labels.face)
     size = layout.shape[::-1]
     head = cv2.warpAffine(partner.layout.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST)
-    picture = cv2.warpAffine(partner.image, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    image = cv2.warpAffine(partner.image, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     worn = np.isin(head, labels.head)
     own = np.isin(layout, labels.head)
     old_head = np.asarray(dilate(worn, OLD_HEAD_MARGIN)) > 0
@@ -139,7 +127,7 @@ def make_case(index: int, person: Pair, partner: Pair, labels: LabelSet) -> Case
         truth=person.image,
         layout=layout.astype(np.int32),
         body_layout=body_layout.astype(np.int32),
-        partner=picture,
+        partner=image,
         old_head=old_head,
         hole=(old_head | neck) & ~own,
     )
@@ -148,7 +136,7 @@ def make_case(index: int, person: Pair, partner: Pair, labels: LabelSet) -> Case
 def fit(partner: np.ndarray, layout: np.ndarray, face: int) -> np.ndarray:
     """The 2 x 3 matrix that brings the partner's face to this one's size and place.
 
-    As `hsd_jax.training.augment.fit_partner` without its jitter, for pictures too.
+    As `hsd_jax.training.augment.fit_partner` without its jitter, for images too.
 
     Raises:
       ValueError: one of the layouts has fewer than `MIN_FACE` pixels of face.

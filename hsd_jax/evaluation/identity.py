@@ -1,33 +1,110 @@
-"""Whose face a swap shows, by a recogniser that has nothing to do with this project.
+"""Whose face a swap shows: `IDs-*` of the benchmark, and `hsd eval identity` on photos.
 
-    python -m hsd_jax.evaluation.identity HEAD BODY [HEAD BODY ...] [--weights NAME|DIR]
+IDs (the paper, section 4.1) is the cosine similarity of ArcFace embeddings of the head photo's face
+and of the result's.
 
-Each pair of photos is swapped; the result's face is compared with the head photo's and with the
-body photo's. The recogniser is dlib's ResNet (Davis King 2017, CC0): 128 numbers a face, whose
-distance is below 0.6 for photos of one person. It comes with its weights by
-
-    pip install dlib-bin face_recognition_models
-
-A photo whose face its detector does not find counts for nothing and is named.
+`hsd eval identity` swaps pairs of photos and compares the result's face with the head photo's and
+with the body photo's, by a recogniser that has nothing to do with this project: dlib's ResNet
+(Davis King 2017, CC0), 128 numbers a face, whose distance is below 0.6 for photos of one person. A
+photo whose face its detector does not find counts for nothing and is named.
 """
 
 import argparse
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from hsd_jax import HeadSwapper, weights
-from hsd_jax.runtime.console import module_parser, status_of
+from hsd_jax import HeadSwapper
+from hsd_jax.evaluation.features import Extractor
+from hsd_jax.evaluation.metrics import Reference
+from hsd_jax.evaluation.regions import Images, take_square
+from hsd_jax.imaging import files
+from hsd_jax.runtime import cache, console
 
 SAME = 0.6
 """The distance below which dlib takes two faces for one person's."""
 
 Describe = Callable[[np.ndarray], np.ndarray | None]
+
+
+class Identity:
+    """IDs-*: cosine similarity of the features of the head photo's face and of the result's."""
+
+    higher_is_better = True
+
+    def __init__(self, extractor: Extractor, size: int):
+        """`extractor` sees faces of `size` x `size` pixels.
+
+        With the extractor `hsd` it is a stand-in: a parser's features tell poses and colours, not
+        who someone is.
+        """
+        self.names = (f"IDs-{extractor.name}",)
+        self._extractor, self._size = extractor, size
+
+    def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
+        """Of each pair, -1 to 1."""
+        key = id(self)
+        if key not in reference.memory:
+            reference.memory[key] = self._features(reference.head, reference.faces)
+        return {
+            self.names[0]: cosine(reference.memory[key], self._features(results, reference.faces))
+        }
+
+    def _features(self, images: Images, squares: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        faces = [take_square(x, s, self._size) for x, s in zip(images, squares, strict=True)]
+        return self._extractor(np.stack(faces)).astype(np.float64)
+
+
+def cosine(a: Float[np.ndarray, "*b d"], b: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b"]:
+    """Cosine similarity of vectors, -1 to 1; 0 where one has no length."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / np.maximum(norms, 1e-12)
+
+
+class OnnxFaces:
+    """A face recognition network in ONNX, run by onnxruntime; an `Extractor` of 112 x 112 faces.
+
+    As insightface's ArcFace models take them: RGB, NCHW, (byte - 127.5) / 127.5. Its name is the
+    file's, so that numbers of two models cannot be mixed up.
+    """
+
+    size = 112
+
+    def __init__(self, path: Path):
+        """Opens the model.
+
+        Raises:
+          ValueError: no such file, no onnxruntime, or a model of another input.
+        """
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        try:
+            import onnxruntime  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError:
+            raise ValueError("onnxruntime is missing: pip install onnxruntime") from None
+        self.name, self.fingerprint = path.stem, cache.file_fingerprint(path)[:16]
+        self._session = onnxruntime.InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+        entry = self._session.get_inputs()[0]
+        self._input = entry.name
+        if list(entry.shape[1:]) != [3, self.size, self.size]:
+            raise ValueError(
+                f"{path} takes {entry.shape}: give a model of [N, 3, {self.size}, {self.size}]"
+            )
+        self._one = isinstance(entry.shape[0], int)
+
+    def __call__(self, images: Images) -> Float[np.ndarray, "b d"]:
+        """uint8 `[B, 112, 112, 3]` -> float32 `[B, D]`."""
+        x = (images.astype(np.float32) - 127.5) / 127.5
+        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        parts = [x[i : i + 1] for i in range(len(x))] if self._one else [x]
+        return np.concatenate([self._session.run(None, {self._input: p})[0] for p in parts])
 
 
 def recogniser() -> Describe:
@@ -60,53 +137,38 @@ def recogniser() -> Describe:
     return describe
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two descriptors."""
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+def run(options: argparse.Namespace) -> None:
+    """`hsd eval identity`.
 
-
-def _run(options: argparse.Namespace) -> None:
-    files = options.photos
-    if len(files) % 2:
-        raise ValueError(f"{len(files)} photos: give pairs, HEAD BODY HEAD BODY ...")
+    Raises:
+      ValueError: an odd number of photos, no recogniser, or a photo that cannot be swapped.
+    """
+    photos = options.photos
+    if len(photos) % 2:
+        raise ValueError(f"{len(photos)} photos: give pairs, HEAD BODY HEAD BODY ...")
     describe, swapper = recogniser(), HeadSwapper.from_pretrained(options.weights)
-    rows = []
-    print(f"{'head':24s} {'body':24s}   to head: distance cosine   to body: distance cosine")
-    for head, body in zip(files[::2], files[1::2], strict=True):
-        result = swapper(head, body).image
-        pictures = {"result": result, head: files.open_photo(head), body: files.open_photo(body)}
-        faces = {name: describe(picture) for name, picture in pictures.items()}
-        hidden = [str(name) for name, face in faces.items() if face is None]
-        names = f"{Path(head).name:24s} {Path(body).name:24s}"
-        if hidden:
-            print(names, f"  no face found: {', '.join(hidden)}")
-            continue
-        own, *others = (face for face in faces.values() if face is not None)
-        row = [f(own, x) for x in others for f in (_distance, cosine)]
-        rows.append(row)
-        print(names, "".join(f"{x:13.3f}" for x in row))
-    if rows:
-        mean = np.mean(rows, axis=0)
-        right = sum(row[0] < min(SAME, row[2]) for row in rows)
-        print(f"{'mean':49s}", "".join(f"{x:13.3f}" for x in mean))
-        print(f"{right} of {len(rows)} results show the head's person (distance below {SAME} and "
-              "nearer than the body's)")  # fmt: skip
+    rows: list[list[Any]] = []
+    with console.Progress(len(photos) // 2, "pair") as progress:
+        for head, body in zip(photos[::2], photos[1::2], strict=True):
+            result = swapper(head, body).image
+            images = {"result": result, head: files.open_photo(head), body: files.open_photo(body)}
+            faces = {name: describe(image) for name, image in images.items()}
+            progress.update()
+            if hidden := [name for name, face in faces.items() if face is None]:
+                progress.print(f"{head} on {body}: no face found in {', '.join(hidden)}")
+                continue
+            own, *others = (face for face in faces.values() if face is not None)
+            metrics = [f(own, x) for x in others for f in (_distance, cosine)]
+            rows.append([Path(head).name, Path(body).name, *metrics])
+    if not rows:
+        return
+    right = sum(row[2] < min(SAME, row[4]) for row in rows)
+    rows.append(["mean", "", *np.mean([row[2:] for row in rows], axis=0)])
+    names = [f"{name} to {photo}" for photo in ("head", "body") for name in ("distance", "cosine")]
+    print(console.table(["head", "body", *names], rows))
+    print(f"{right} of {len(rows) - 1} results show the head's person (distance below {SAME} and "
+          "nearer than the body's)")  # fmt: skip
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.evaluation.identity"
-    parser = module_parser(name, __doc__)
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY, once or more often")
-    parser.add_argument("--weights", default=weights.DEFAULT, metavar="NAME|DIR",
-                        help="default: %(default)s")  # fmt: skip
-    options = parser.parse_args(argv)
-    return status_of(name, lambda: _run(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

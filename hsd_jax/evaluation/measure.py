@@ -1,41 +1,47 @@
-"""Results of pairs to figures: distances to the real pictures, and what each pair keeps."""
+"""Results of pairs to metrics: distances to the real images, and what each pair keeps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from hsd_jax.evaluation import cache, metrics
-from hsd_jax.evaluation.features import Extractor, distance_names, kernel_scale
+from hsd_jax.evaluation.features import Extractor, cached, distance_names, kernel_scale
 from hsd_jax.evaluation.frechet import (
     Moments,
     frechet_distance,
     kernel_distance,
-    strangeness,
+    nearest_distance,
 )
-from hsd_jax.evaluation.methods import Progress, Results, batches, staged_pair
+from hsd_jax.evaluation.methods import Results, batches, staged_pair
+from hsd_jax.evaluation.metrics import PairMetric, Reference, bootstrap
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.evaluation.regions import (
     Choices,
+    Images,
+    Masks,
     exposed,
     face_square,
     focal,
     own_masks,
     swap_masks,
 )
-from hsd_jax.evaluation.similarity import Kept, Measure
 from hsd_jax.imaging import files
+from hsd_jax.runtime.cache import fingerprint
+from hsd_jax.runtime.console import Progress
 
 BATCH = 16
 REGIONS = ("", "Mask-", "Focal-")
 
+Parse = Callable[[np.ndarray], np.ndarray]
+"""uint8 `[H, W, 3]` -> layout, integers `[H, W]`."""
+
 
 @dataclass(frozen=True)
-class Figure:
-    """One number of one method, with its 95 % interval where it has one."""
+class MetricValue:
+    """One metric of one method, with its 95 % interval where it has one."""
 
     value: float
     low: float | None = None
@@ -45,15 +51,15 @@ class Figure:
 
 @dataclass
 class Measured:
-    """One method: `figures` by name, and `per_pair[name]`, a number for each pair."""
+    """One method: `metrics` by name, and `per_pair[name]`, a number for each pair."""
 
-    figures: dict[str, Figure] = field(default_factory=dict)
+    metrics: dict[str, MetricValue] = field(default_factory=dict)
     per_pair: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Real:
-    """The real pictures that results are held against.
+class RealImages:
+    """The real images that results are held against.
 
     Attributes:
       people: where they are.
@@ -68,34 +74,34 @@ class Real:
     folder: Path | None = None
 
     def features(
-        self, extractor: Extractor, region: str, choices: Choices, progress: Progress
-    ) -> np.ndarray:
-        """float32 `[n, D]`: read from the cache, or made."""
+        self, extractor: Extractor, region: str, choices: Choices
+    ) -> Float[np.ndarray, "n d"]:
+        """Of one of `REGIONS`: read from the cache, or made."""
 
         def compute() -> np.ndarray:
             found = []
-            for part in batches(self.indices, BATCH):
-                progress(f"{extractor.name}: {len(found) * BATCH} of {len(self.indices)} real")
-                pictures = [self.people[i] for i in part]
-                layouts = np.stack([p.layout for p in pictures])
-                hidden = own_masks(layouts, self.people.labels)
-                images = np.stack([p.image for p in pictures])
-                found.append(extractor(_view(images, hidden, region, choices)))
+            with Progress(len(self.indices)) as progress:
+                progress.stage(f"{extractor.name}, real")
+                for part in batches(self.indices, BATCH):
+                    shown = [self.people[i] for i in part]
+                    hidden = own_masks(np.stack([x.layout for x in shown]), self.people.labels)
+                    images = np.stack([x.image for x in shown])
+                    found.append(extractor(_view(images, hidden, region, choices)))
+                    progress.update(len(part))
             return np.concatenate(found)
 
         facts = (extractor.name, extractor.fingerprint, *_view_facts(region, choices))
-        key = cache.fingerprint(self.key, list(self.indices), *facts)
-        return cache.cached(self.folder, key, compute)
+        return cached(self.folder, fingerprint(self.key, list(self.indices), *facts), compute)
 
 
-def _view(images: np.ndarray, hidden: np.ndarray, region: str, choices: Choices) -> np.ndarray:
+def _view(images: Images, hidden: Masks, region: str, choices: Choices) -> Images:
     if region == "Mask-":
         return exposed(images, hidden, choices)
     return focal(images, choices) if region == "Focal-" else images
 
 
 def _view_facts(region: str, choices: Choices) -> tuple[Any, ...]:
-    """The choices that the view of a real picture depends on."""
+    """The choices that the view of a real image depends on."""
     if region == "Mask-":
         return (region, choices.fill)
     if region == "Focal-":
@@ -107,66 +113,65 @@ def _view_facts(region: str, choices: Choices) -> tuple[Any, ...]:
 
 def measure(
     pairs: Sequence[Pairing],
-    real: Real,
+    real: RealImages,
     entries: Mapping[str, Results],
     extractors: Sequence[Extractor],
-    measures: Sequence[Measure],
+    metrics: Sequence[PairMetric],
     choices: Choices,
     *,
     seed: int = 0,
-    parse: Callable[[np.ndarray], np.ndarray] | None = None,
-    progress: Progress | None = None,
+    parse: Parse | None = None,
 ) -> dict[str, Measured]:
-    """Every figure of every method.
+    """Every metric of every method.
 
     Args:
       pairs: the list.
       real: what the distances are to.
       entries: methods by name, with all results there.
       extractors: of the distances' features.
-      measures: of each pair.
+      metrics: of each pair.
       choices: what the paper leaves open.
       seed: of the bootstrap.
-      parse: result -> layout, for `choices.masks` "parsed".
-      progress: told how far it is.
+      parse: for `choices.masks` "parsed".
 
     Raises:
       ValueError: a result that cannot be read or has another size, or too few pairs.
     """
-    progress = progress or Progress()
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pair has no distance to a set: give two or more")
-    features, numbers = _survey(
-        pairs, real.people, entries, extractors, measures, choices, parse, progress
-    )
-    found = {name: Measured() for name in entries}
+    features: dict[Any, list[np.ndarray]] = {}
+    numbers: dict[Any, list[np.ndarray]] = {}
+    parse = parse if choices.masks == "parsed" else None
+    for name, images, hidden, reference in _read(pairs, real.people, entries, choices, parse):
+        for extractor in extractors:
+            for region in REGIONS:
+                found = extractor(_view(images, hidden, region, choices))
+                features.setdefault((name, extractor.name, region), []).append(found)
+        for metric in metrics:
+            for key, values in metric(images, reference).items():
+                numbers.setdefault((name, key), []).append(np.asarray(values, np.float64))
+    measured = {name: Measured() for name in entries}
     for extractor in extractors:
         for region in REGIONS:
-            truth = real.features(extractor, region, choices, progress)
-            truth_moments = moments(truth)
-            for name in entries:
-                progress(f"{region}{distance_names(extractor)[0]} of {name} ...")
-                own = np.concatenate(features.pop((name, extractor.name, region)))
-                _add_distances(found[name], own, truth, truth_moments, extractor, region, seed)
+            truth = real.features(extractor, region, choices)
+            moments = Moments.streamed(truth)
+            with Progress() as progress:
+                for name in entries:
+                    progress.stage(f"{region}{distance_names(extractor)[0]} of {name} ...")
+                    own = np.concatenate(features.pop((name, extractor.name, region)))
+                    _add_distances(measured[name], own, truth, moments, extractor, region, seed)
     for name in entries:
-        for measure_ in measures:
-            for figure in measure_.names:
-                values = np.concatenate(numbers[name, figure])
-                found[name].per_pair[figure] = values
-                interval = metrics.bootstrap(values[np.isfinite(values)], seed)
-                found[name].figures[figure] = Figure(*interval, measure_.higher_is_better)
-    progress("")
-    return found
-
-
-def moments(features: np.ndarray, part: int = 1024) -> Moments:
-    """Of all features, streamed in parts."""
-    parts = (features[i : i + part] for i in range(0, len(features), part))
-    return reduce(Moments.merge, map(Moments.of, parts))
+        for metric in metrics:
+            for key in metric.names:
+                values = np.concatenate(numbers[name, key])
+                interval = bootstrap(values[np.isfinite(values)], seed)
+                measured[name].per_pair[key] = values
+                measured[name].metrics[key] = MetricValue(*interval, metric.higher_is_better)
+    return measured
 
 
 def _add_distances(
-    found: Measured,
+    measured: Measured,
     own: np.ndarray,
     truth: np.ndarray,
     truth_moments: Moments,
@@ -175,60 +180,46 @@ def _add_distances(
     seed: int,
 ) -> None:
     frechet, kernel = (region + name for name in distance_names(extractor))
-    found.figures[frechet] = Figure(frechet_distance(moments(own), truth_moments))
+    distance = frechet_distance(Moments.streamed(own), truth_moments)
+    measured.metrics[frechet] = MetricValue(distance)
     scale = kernel_scale(extractor)
     value, low, high = (scale * x for x in kernel_distance(own, truth, seed=seed))
-    found.figures[kernel] = Figure(value, low, high)
-    found.per_pair[f"{region}NN-{extractor.name}"] = strangeness(own, truth)
+    measured.metrics[kernel] = MetricValue(value, low, high)
+    measured.per_pair[f"{region}NN-{extractor.name}"] = nearest_distance(own, truth)
 
 
-Lists = dict[Any, list[np.ndarray]]
-
-
-def _survey(
+def _read(
     pairs: Sequence[Pairing],
     people: People,
     entries: Mapping[str, Results],
-    extractors: Sequence[Extractor],
-    measures: Sequence[Measure],
     choices: Choices,
-    parse: Callable[[np.ndarray], np.ndarray] | None,
-    progress: Progress,
-) -> tuple[Lists, Lists]:
-    """One walk over the pairs: features by method, extractor, region; numbers by method, figure."""
-    features: Lists = {
-        (name, e.name, r): [] for name in entries for e in extractors for r in REGIONS
-    }
-    numbers: Lists = {(name, f): [] for name in entries for m in measures for f in m.names}
-    done = 0
-    for batch in batches(pairs, BATCH):
-        progress(f"measuring: {done} of {len(pairs)} pairs")
-        kept = {
-            aligned: _kept(batch, people, aligned, choices)
-            for aligned in {entry.aligned for entry in entries.values()}
-        }
-        for name, entry in entries.items():
-            truth = kept[entry.aligned]
-            images = _read(batch, entry, truth.body.shape[1:])
-            hidden = truth.head_mask | truth.body_mask
-            if choices.masks == "parsed" and parse is not None:
-                hidden = own_masks(np.stack([parse(x) for x in images]), people.labels)
-            for extractor in extractors:
-                for region in REGIONS:
-                    view = _view(images, hidden, region, choices)
-                    features[name, extractor.name, region].append(extractor(view))
-            for measure_ in measures:
-                for figure, values in measure_(images, truth).items():
-                    numbers[name, figure].append(np.asarray(values, np.float64))
-        done += len(batch)
-    return features, numbers
+    parse: Parse | None,
+) -> Iterator[tuple[str, Images, Masks, Reference]]:
+    """Batches of pairs by method: results, the masks of head and body in them, the references."""
+    with Progress(len(pairs), "pair") as progress:
+        progress.stage("measuring")
+        for batch in batches(pairs, BATCH):
+            references = {
+                aligned: _reference(batch, people, aligned, choices)
+                for aligned in {entry.aligned for entry in entries.values()}
+            }
+            for name, entry in entries.items():
+                reference = references[entry.aligned]
+                images = _results(batch, entry, reference.body.shape[1:])
+                hidden = reference.head_mask | reference.body_mask
+                if parse is not None:
+                    hidden = own_masks(np.stack([parse(x) for x in images]), people.labels)
+                yield name, images, hidden, reference
+            progress.update(len(batch))
 
 
-def _kept(batch: Sequence[Pairing], people: People, aligned: bool, choices: Choices) -> Kept:
+def _reference(
+    batch: Sequence[Pairing], people: People, aligned: bool, choices: Choices
+) -> Reference:
     staged = [staged_pair(pair, people, choices.frame, aligned) for pair in batch]
     head_layouts = np.stack([s.head.layout for s in staged])
     masks = swap_masks(head_layouts, np.stack([s.body.layout for s in staged]), people.labels)
-    return Kept(
+    return Reference(
         head=np.stack([s.head.image for s in staged]),
         body=np.stack([s.body.image for s in staged]),
         head_mask=masks[0],
@@ -237,7 +228,7 @@ def _kept(batch: Sequence[Pairing], people: People, aligned: bool, choices: Choi
     )
 
 
-def _read(batch: Sequence[Pairing], entry: Results, shape: tuple[int, ...]) -> np.ndarray:
+def _results(batch: Sequence[Pairing], entry: Results, shape: tuple[int, ...]) -> Images:
     images = []
     for pair in batch:
         image = files.open_photo(entry.path(pair))

@@ -11,7 +11,7 @@ import numpy as np
 
 from hsd_jax.evaluation import baselines
 from hsd_jax.evaluation.pairs import Pairing, People
-from hsd_jax.evaluation.staging import Staged, stage
+from hsd_jax.evaluation.regions import Staged, stage
 from hsd_jax.imaging import files
 from hsd_jax.labels import LabelSet
 

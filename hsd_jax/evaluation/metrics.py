@@ -1,26 +1,40 @@
-"""Figures of a painted hole whose true pixels are known; each looks at one picture.
+"""Metrics of one image against another: in a hole whose pixels are known, and of what a swap keeps.
 
-Pictures are uint8 `[H, W, 3]`, a hole is bool `[H, W]` and not empty. What lies outside the hole
-is taken from the truth before anything is measured, so that a filter's window which reaches over
-the hole's edge finds the same there for every method; only the seam looks further, on purpose.
-At the end, what layouts are compared by: counts of pixels by true and found class, and their IoU.
+Images are uint8 `[H, W, 3]`, a hole is bool `[H, W]` and not empty. What lies outside the hole is
+taken from the truth before anything is measured, so that a filter's window which reaches over the
+hole's edge finds the same there for every method; only the seam looks further, on purpose.
+
+What a swap keeps, the paper, section 4.1: SSIM and LPIPS are computed on the head region against
+the head's photo (moved sideways as the neck alignment moved it) and on the body region against the
+body's photo.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, UInt8
 from scipy import ndimage
+from skimage.metrics import structural_similarity
 
+from hsd_jax import weights
+from hsd_jax.evaluation.regions import Choices, Images, Masks
+from hsd_jax.models import apply
 from hsd_jax.weights import Loaded
 
-# 8-bit rounding alone gives 58.9 dB; equal pictures would make a mean infinite.
+PARTS = ("head", "body")
+# 8-bit rounding alone gives 58.9 dB; equal images would make a mean infinite.
 MAX_PSNR = 60.0
 # How far from the hole's edge a seam is looked for: a swap paints a few pixels more than the hole
 # and fades over three, so its seam lies there.
 SEAM_BAND = 6
+
+OneImage = UInt8[np.ndarray, "h w 3"]
+OneMask = Bool[np.ndarray, "h w"]
 
 
 class Interval(NamedTuple):
@@ -32,7 +46,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Interval:
-    """Mean of `values` [n], with the percentile interval over resampled pictures.
+    """Mean of `values` [n], with the percentile interval over resampled images.
 
     One seed and n give the same resamples for every method, so intervals can be compared.
 
@@ -41,18 +55,18 @@ def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Inter
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"figures of shape {values.shape} have no mean: give at least one picture")
+        raise ValueError(f"values of shape {values.shape} have no mean: give at least one picture")
     chosen = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
     low, high = np.percentile(values[chosen].mean(1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def inside(result: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def fill_hole(result: OneImage, truth: OneImage, hole: OneMask) -> OneImage:
     """`result` in the hole, `truth` elsewhere."""
     return np.where(hole[..., None], result, truth)
 
 
-def psnr(result: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
+def psnr(result: OneImage, truth: OneImage, hole: OneMask) -> float:
     """Peak signal-to-noise ratio of the hole's pixels in dB, at most `MAX_PSNR`."""
     error = np.mean((result[hole].astype(np.float64) - truth[hole]) ** 2)
     if error == 0:
@@ -60,31 +74,27 @@ def psnr(result: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
     return min(MAX_PSNR, float(10 * np.log10(255**2 / error)))
 
 
-def ssim(result: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004), the mean over the hole's pixels and channels.
+def ssim_map(x: OneImage, y: OneImage) -> Float[np.ndarray, "h w 3"]:
+    """Structural similarity of every pixel and channel (Wang et al. 2004), float64.
 
-    Gaussian window of 11 pixels (sigma 1.5), population covariances, K1 = 0.01, K2 = 0.03:
-    their settings, and scikit-image's with `gaussian_weights=True`.
+    Their settings: a Gaussian window of 11 pixels (sigma 1.5), population covariances.
     """
-    x = inside(result, truth, hole).astype(np.float64)
-    y = truth.astype(np.float64)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(values, (1.5, 1.5, 0), truncate=3.5)
-
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
-    similarity = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(similarity[hole].mean())
+    return structural_similarity(
+        x, y, full=True, gaussian_weights=True, use_sample_covariance=False, channel_axis=-1
+    )[1]
 
 
-def seam(result: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
+def ssim(result: OneImage, truth: OneImage, hole: OneMask) -> float:
+    """Structural similarity, the mean over the hole's pixels and channels."""
+    return float(ssim_map(fill_hole(result, truth, hole), truth)[hole].mean())
+
+
+def seam(result: OneImage, truth: OneImage, hole: OneMask) -> float:
     """How visible the hole's edge is: new steps of brightness across it, in levels of 255.
 
     A step is the difference of two neighbouring pixels, one a pixel further from the hole than the
     other. For each of the contours 0 to `SEAM_BAND` - 1 pixels from the hole, the mean over its
-    steps of what they exceed the true picture's steps by (0 where they do not); summed over the
+    steps of what they exceed the true image's steps by (0 where they do not); summed over the
     contours, so that spreading a seam over some pixels does not hide it. 0 for the truth.
     """
     away = np.asarray(ndimage.distance_transform_cdt(~hole, metric="taxicab"))
@@ -104,43 +114,43 @@ def seam(result: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
 
 
 class PerceptualDistance:
-    """PD-hsd: a distance between pictures in the features of the embedded parser's encoder.
+    """PD-hsd: a distance between images in the features of the embedded parser's encoder.
 
     Built as LPIPS (Zhang et al. 2018) without its learnt weights: activations scaled to unit length
     over the channels, squared differences summed over them, averaged over the hole's cells (each
     weighted by the share of it that the hole covers), then over the encoder's levels.
 
-    It is not LPIPS, and its values cannot be compared with any: the net is our own, small, trained
-    to parse people. It knows little of textures and may favour methods that share its training
-    pictures.
+    It is not LPIPS, and its values cannot be compared with any: the network is our own, small,
+    trained to parse people. It knows little of textures and may favour methods that share its
+    training images.
     """
 
     def __init__(self, parser: Loaded):
         """`parser`: the part "parser" of a folder of weights."""
         self._params = parser.params
 
-        def features(params: Any, pictures: jax.Array) -> list[jax.Array]:
-            x = pictures.astype(jnp.float32) / 127.5 - 1
+        def features(params: Any, images: jax.Array) -> list[jax.Array]:
+            x = images.astype(jnp.float32) / 127.5 - 1
             return parser.module.apply({"params": params}, x, features=True)[1]
 
         self._features = jax.jit(features)
         self._distance = jax.jit(feature_distance)
 
-    def features(self, pictures: np.ndarray) -> list[jax.Array]:
-        """Activations of uint8 `[B, H, W, 3]`; compiled once for each shape."""
-        return self._features(self._params, pictures)
+    def features(self, images: Images) -> list[jax.Array]:
+        """Activations of the images; compiled once for each shape."""
+        return self._features(self._params, images)
 
     def __call__(
-        self, pictures: np.ndarray, truth: list[jax.Array], holes: np.ndarray
-    ) -> np.ndarray:
-        """Distances `[B]`, 0 for equal pictures and at most 4.
+        self, images: Images, truth: list[jax.Array], holes: Masks
+    ) -> Float[np.ndarray, " b"]:
+        """Distances, 0 for equal images and at most 4.
 
         Args:
-          pictures: uint8 `[B, H, W, 3]`, the truth outside the holes (see `inside`).
-          truth: `features` of the true pictures.
-          holes: bool `[B, H, W]`.
+          images: the truth outside the holes (see `fill_hole`).
+          truth: `features` of the true images.
+          holes: of each.
         """
-        return np.asarray(self._distance(self.features(pictures), truth, holes))
+        return np.asarray(self._distance(self.features(images), truth, holes))
 
 
 def feature_distance(
@@ -161,15 +171,133 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10)
 
 
-def confusion(true: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """int64 `[K, K]`: pixels by true class (rows) and by found class."""
-    index = true.astype(np.int64).ravel() * classes + found.ravel()
-    return np.bincount(index, minlength=classes**2).reshape(classes, classes)
+@dataclass(frozen=True)
+class Reference:
+    """What the results of a batch of pairs should show.
+
+    Attributes:
+      head, body: uint8 `[B, H, W, 3]`, the head's photos, aligned, and the body's.
+      head_mask, body_mask: bool `[B, H, W]`, where.
+      faces: the square around each face (see `regions.face_square`).
+    """
+
+    head: Images
+    body: Images
+    head_mask: Masks
+    body_mask: Masks
+    faces: tuple[tuple[int, int, int], ...]
+
+    def part(self, name: str) -> tuple[Images, Masks]:
+        """Photos and masks of "head" or "body"."""
+        return (self.head, self.head_mask) if name == "head" else (self.body, self.body_mask)
+
+    @cached_property
+    def memory(self) -> dict[Any, Any]:
+        """Where metrics leave what is the same for every method."""
+        return {}
 
 
-def ious(counts: np.ndarray) -> np.ndarray:
-    """float64 `[K]` of a confusion matrix; NaN for classes that the true layouts lack."""
-    both = np.diag(counts).astype(np.float64)
-    union = counts.sum(0) + counts.sum(1) - both
-    present = counts.sum(1) > 0
-    return np.where(present, both / np.maximum(union, 1), np.nan)
+class PairMetric(Protocol):
+    """One or two numbers of each pair, by name."""
+
+    names: tuple[str, ...]
+    higher_is_better: bool
+
+    def __call__(
+        self, results: Images, reference: Reference
+    ) -> dict[str, Float[np.ndarray, " b"]]: ...
+
+
+class Ssim:
+    """head-SSIM and body-SSIM."""
+
+    names = ("head-SSIM", "body-SSIM")
+    higher_is_better = True
+
+    def __init__(self, choices: Choices):
+        self._region_alone = choices.similarity == "inside"
+
+    def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
+        """Of each pair; with `similarity` "inside" NaN for a part that has no pixel."""
+        found = {}
+        for name, part in zip(self.names, PARTS, strict=True):
+            rows = zip(results, *reference.part(part), strict=True)
+            found[name] = np.array([self._one(*row) for row in rows])
+        return found
+
+    def _one(self, result: OneImage, truth: OneImage, mask: OneMask) -> float:
+        if self._region_alone:
+            return ssim(result, truth, mask) if mask.any() else float("nan")
+        factor = mask[..., None].astype(np.uint8)
+        return float(ssim_map(result * factor, truth * factor).mean())
+
+
+class ParserDistance:
+    """head-PD-hsd and body-PD-hsd: `PerceptualDistance`, over the region alone always."""
+
+    higher_is_better = False
+
+    def __init__(self, name_or_dir: str | Path = weights.DEFAULT):
+        """`name_or_dir`: the weights whose parser it is; told in the name if not the shipped."""
+        folder = weights.find(name_or_dir)
+        mark = weights.fingerprint(folder, "parser")[:8]
+        name = "PD-hsd" if folder == weights.find() else f"PD-hsd-{mark}"
+        self.names = tuple(f"{part}-{name}" for part in PARTS)
+        self._distance = PerceptualDistance(weights.load_part(folder, "parser"))
+
+    def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
+        """Of each pair; images' sides must suit the parser (multiples of 32)."""
+        found = {}
+        for name, part in zip(self.names, PARTS, strict=True):
+            truth, mask = reference.part(part)
+            key = (id(self), part)
+            if key not in reference.memory:
+                reference.memory[key] = self._distance.features(truth)
+            filled = np.where(mask[..., None], results, truth)
+            found[name] = self._distance(filled, reference.memory[key], mask)
+        return found
+
+
+class Lpips:
+    """head-LPIPS-* and body-LPIPS-*: Zhang et al. 2018, with weights of the user's."""
+
+    higher_is_better = False
+
+    def __init__(self, path: Path, choices: Choices, backbone: Path | None = None):
+        """Reads the weights.
+
+        Args:
+          path: of the `lpips` package or of taming-transformers; see `hsd_jax.convert`.
+          choices: `similarity`.
+          backbone: torchvision's classifier, when `path` holds the linear layers alone.
+
+        Raises:
+          ValueError: no such file, or not LPIPS.
+        """
+        from hsd_jax.convert import from_torch
+
+        config = {"backbone": str(backbone)} if backbone else None
+        module, params = from_torch(path, "perceptual", config)
+        calibrated = "" if module.calibrated else "-uncalibrated"
+        self.names = tuple(f"{part}-LPIPS-{module.backbone}{calibrated}" for part in PARTS)
+        self._region_alone = choices.similarity == "inside"
+        self._params = params
+
+        def distance(params: Any, x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
+            if not self._region_alone:
+                return apply(module, params, x * mask, y * mask)
+            filled = mask * x + (1 - mask) * y
+            spatial = apply(module, params, filled, y, spatial=True)
+            return (spatial * mask[..., 0]).sum((1, 2)) / mask[..., 0].sum((1, 2))
+
+        self._distance = jax.jit(distance)
+
+    def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
+        """Of each pair. Masked pixels are the middle grey, 0 of [-1, 1]."""
+        x = results.astype(np.float32) / 127.5 - 1
+        found = {}
+        for name, part in zip(self.names, PARTS, strict=True):
+            truth, mask = reference.part(part)
+            y, factor = truth.astype(np.float32) / 127.5 - 1, mask[..., None].astype(np.float32)
+            found[name] = np.asarray(self._distance(self._params, x, y, factor))
+        return found

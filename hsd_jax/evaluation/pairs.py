@@ -1,59 +1,73 @@
-"""Which head goes on which body: the benchmark's list of pairs, and the pictures it names.
+"""The people of a test split: who they are, and whose head goes on whose body.
 
 The paper halves its test split into heads and bodies and swaps 2,000 pairs (section 4.1); it gives
 neither pairing rule nor seed. Here a seeded shuffle is halved, and pair i is head i with body i. A
 split too small for so many pairs goes on with the bodies moved by one place, and so on, so that
 no pair comes twice and a shorter list is the longer one's beginning.
+
+Skin tone is the individual typology angle of the face (Chardon, Cretois and Hourseau, "Skin colour
+typology and suntanning pathways", 1991), arctan((L* - 50) / b*), of the median of its pixels. It is
+measured in whatever light the photo was taken, so a group holds dark photos beside dark skin.
 """
 
+import argparse
 import csv
-from collections.abc import Callable, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Integer, UInt8
 
+from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import CIHP20, HALFBODY9, LabelSet, remap
 
 COLUMNS = ("id", "head", "body", "data")
 MIN_FACE = 30  # pixels of face, and of body: fewer show nobody
+LIGHT, DARK = 41.0, 10.0
+"""Typology angles in degrees: above the first are "very light" and "light" there, below the second
+"brown" and "dark"."""
+GROUPS = ("light skin", "medium skin", "dark skin", "no face", "short hair", "long hair", "no hair")
+_LONG = 0.25  # of the face's height, below its lowest pixel
 
 
 class Pairing(NamedTuple):
-    """One pair: a name for its results, and the places of two pictures in the test split."""
+    """One pair: a name for its results, and the places of two images in the test split."""
 
     id: str
     head: int
     body: int
 
 
-class Picture(NamedTuple):
-    """A picture uint8 `[H, W, 3]` and its layout, integers `[H, W]`."""
+class LabelledImage(NamedTuple):
+    """An image and the class of each of its pixels."""
 
-    image: np.ndarray
-    layout: np.ndarray
+    image: UInt8[np.ndarray, "h w 3"]
+    layout: Integer[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
 class People:
-    """The pictures of a test split.
+    """The images of a test split.
 
     Attributes:
       source: a `hsd_jax.training.input.Source`.
       labels: the label set of its layouts.
-      parse: picture -> layout, to be used for the data's layouts; None for these.
+      parse: image -> layout, used instead of the data's layouts; None for these.
     """
 
     source: Any
     labels: LabelSet
     parse: Callable[[np.ndarray], np.ndarray] | None = None
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> LabelledImage:
         example = self.source[index]
-        if self.parse is None:
-            return Picture(example["image"], example["layout"].astype(np.int32))
-        return Picture(example["image"], self.parse(example["image"]).astype(np.int32))
+        image = example["image"]
+        layout = self.parse(image) if self.parse else example["layout"]
+        return LabelledImage(image, layout.astype(np.int32))
 
 
 def labels_of(name: str) -> LabelSet:
@@ -61,24 +75,41 @@ def labels_of(name: str) -> LabelSet:
     return CIHP20 if name.split("/")[0] == "shhq" else HALFBODY9
 
 
-def usable(source: Any, labels: LabelSet, sources: Sequence[str] | None = None) -> list[int]:
-    """Places of the pictures that show a face and a body, in order.
+def source_fingerprint(source: Any) -> str:
+    """16 hexadecimal digits of the images and layouts of a `Source`, however they are stored."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        example = source[index]
+        for name in ("image", "layout"):
+            values = np.ascontiguousarray(example[name])
+            digest.update(f"{values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
 
-    Args:
-      source, labels: as in `People`.
-      sources: only pictures with these `source` names.
+
+def from_sources(source: Any, sources: Sequence[str] | None = None) -> list[int]:
+    """Places of the images that come from `sources`, or of all.
 
     Raises:
-      ValueError: a name that no picture has.
+      ValueError: a name that no image has.
     """
     known = sorted(set(source.names))
     if unknown := sorted(set(sources or ()) - set(known)):
         raise ValueError(f"no pictures from {', '.join(unknown)}: use {', '.join(known)}")
-    return [
-        i
-        for i, name in enumerate(source.names)
-        if (not sources or name in sources) and _shows_someone(source.layout(i), labels)
-    ]
+    return [i for i, name in enumerate(source.names) if not sources or name in sources]
+
+
+def usable(source: Any, labels: LabelSet, sources: Sequence[str] | None = None) -> list[int]:
+    """Places of the images that show a face and a body, in order.
+
+    Args:
+      source, labels: as in `People`.
+      sources: only images that come from these.
+
+    Raises:
+      ValueError: a name that no image has.
+    """
+    chosen = from_sources(source, sources)
+    return [i for i in chosen if _shows_someone(source.layout(i), labels)]
 
 
 def _shows_someone(layout: np.ndarray, labels: LabelSet) -> bool:
@@ -86,15 +117,21 @@ def _shows_someone(layout: np.ndarray, labels: LabelSet) -> bool:
     return bool(np.sum(layout == labels.face) >= MIN_FACE and body.sum() >= MIN_FACE)
 
 
+def another(rng: np.random.Generator, place: int, count: int) -> int:
+    """A random one of `count` places, but not `place`."""
+    other = int(rng.integers(count - 1))
+    return other + (other >= place)
+
+
 def make_pairs(indices: Sequence[int], count: int, seed: int) -> list[Pairing]:
-    """`count` pairs of the pictures at `indices`; half of these give heads, the others bodies.
+    """`count` pairs of the images at `indices`; half of these give heads, the others bodies.
 
     Raises:
-      ValueError: fewer than two pictures, or more pairs than there are.
+      ValueError: fewer than two images, or more pairs than there are.
     """
     half = len(indices) // 2
     if half < 1:
-        raise ValueError(f"{len(indices)} pictures show a person: a pair needs two")
+        raise ValueError(f"{len(indices)} images show a person: a pair needs two")
     if not 1 <= count <= half * half:
         raise ValueError(
             f"{count} pairs of {half} heads and {half} bodies: ask for 1 to {half * half}"
@@ -122,12 +159,12 @@ def write_pairs(pairs: Sequence[Pairing], path: Path, fingerprint: str) -> None:
         writer.writerows([*pair, fingerprint] for pair in pairs)
 
 
-def read_pairs(path: Path, pictures: int, fingerprint: str | None = None) -> list[Pairing]:
+def read_pairs(path: Path, images: int, fingerprint: str | None = None) -> list[Pairing]:
     """Reads a list.
 
     Args:
       path: CSV with columns id, head, body and perhaps data; more are ignored.
-      pictures: how many the split holds.
+      images: how many the split holds.
       fingerprint: of the data at hand; compared with the column data where that is filled.
 
     Raises:
@@ -141,7 +178,7 @@ def read_pairs(path: Path, pictures: int, fingerprint: str | None = None) -> lis
         if missing := [c for c in COLUMNS[:3] if c not in (reader.fieldnames or ())]:
             raise ValueError(f"{path} has no column {missing[0]}: give id, head and body")
         rows = list(reader)
-    pairs = [_pairing(row, f"{path}, pair {i}", pictures) for i, row in enumerate(rows, 1)]
+    pairs = [_pairing(row, f"{path}, pair {i}", images) for i, row in enumerate(rows, 1)]
     if not pairs:
         raise ValueError(f"{path} lists no pairs")
     ids = [pair.id for pair in pairs]
@@ -157,22 +194,64 @@ def read_pairs(path: Path, pictures: int, fingerprint: str | None = None) -> lis
     return pairs
 
 
-def _pairing(row: dict[str, Any], where: str, pictures: int) -> Pairing:
+def _pairing(row: dict[str, Any], where: str, images: int) -> Pairing:
     name = (row["id"] or "").strip()
     if not name or name != Path(name).name or name.startswith("."):
         raise ValueError(f"{where}: the id {name!r} names no file: use letters and digits")
     places = []
     for column in ("head", "body"):
         text = (row[column] or "").strip()
-        if not text.isdecimal() or int(text) >= pictures:
+        if not text.isdecimal() or int(text) >= images:
             raise ValueError(
-                f"{where}: {column} is {text!r}: give the place of a test picture, "
-                f"0 to {pictures - 1}"
+                f"{where}: {column} is {text!r}: give the place of a test image, "
+                f"0 to {images - 1}"
             )
         places.append(int(text))
     return Pairing(name, *places)
 
 
-def in_labels(picture: Picture, given: LabelSet, wanted: LabelSet) -> Picture:
-    """The picture with its layout in the classes of `wanted`."""
-    return Picture(picture.image, remap(picture.layout, given, wanted))
+def in_labels(image: LabelledImage, given: LabelSet, wanted: LabelSet) -> LabelledImage:
+    """The image with its layout in the classes of `wanted`."""
+    return LabelledImage(image.image, remap(image.layout, given, wanted))
+
+
+def skin_tone(
+    image: UInt8[np.ndarray, "h w 3"], layout: Integer[np.ndarray, "h w"], labels: LabelSet
+) -> str:
+    """"light skin", "medium skin" or "dark skin"; "no face" without one."""
+    face = layout == labels.face
+    if not face.any():
+        return "no face"
+    lightness, _, b = np.median(to_lab(image[face]), axis=0)
+    angle = math.degrees(math.atan2(lightness - 50, max(b, 1e-3)))
+    return "light skin" if angle > LIGHT else "medium skin" if angle > DARK else "dark skin"
+
+
+def hair_length(layout: Integer[np.ndarray, "h w"], labels: LabelSet) -> str:
+    """"long hair" reaches well below the chin; "short hair" does not; "no hair" shows none."""
+    rows, face_rows = (
+        np.flatnonzero((layout == index).any(1)) for index in (labels.index("hair"), labels.face)
+    )
+    if not len(rows) or not len(face_rows):
+        return "no hair"
+    height = face_rows[-1] - face_rows[0] + 1
+    return "long hair" if rows[-1] > face_rows[-1] + _LONG * height else "short hair"
+
+
+def groups_of(
+    image: UInt8[np.ndarray, "h w 3"], layout: Integer[np.ndarray, "h w"], labels: LabelSet
+) -> Iterator[str]:
+    """Which of `GROUPS` an image belongs to."""
+    yield skin_tone(image, layout, labels)
+    yield hair_length(layout, labels)
+
+
+def run(options: argparse.Namespace) -> None:
+    """`hsd eval pairs`."""
+    from hsd_jax.training.input import load_source
+
+    source = load_source(options.data, "test", name=options.dataset)
+    indices = usable(source, options.labels, options.sources)
+    chosen = make_pairs(indices, options.count, options.seed)
+    write_pairs(chosen, options.output, source_fingerprint(source))
+    print(f"wrote {options.output}: {len(chosen)} pairs of {len(indices)} pictures")

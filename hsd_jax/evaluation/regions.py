@@ -1,24 +1,29 @@
-"""What of a picture counts: the crops and masks of the paper's figures.
+"""Frames, crops and masks: which pixels of an image a metric sees.
 
 HS-Diffusion, arXiv 2212.06458, section 4.1. The paper leaves much open; `Choices` names each such
-choice, with the default that fits its words and its figures.
+choice, with the default that fits its words and its numbers. `stage` brings a pair into one frame.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Integer, UInt8
 from PIL import Image
 
+from hsd_jax.evaluation.pairs import LabelledImage
+from hsd_jax.imaging import framing
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
-from hsd_jax.swapping.mixing import regions
+from hsd_jax.swapping.mixing import regions, shift_columns, turned_neck_shift
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Pictures = UInt8[np.ndarray, "b h w 3"]
+Images = UInt8[np.ndarray, "b h w 3"]
 Masks = Bool[np.ndarray, "b h w"]
 
 
@@ -27,14 +32,14 @@ class Choices:
     """What the paper does not say.
 
     Attributes:
-      frame: "face" brings the head's picture to the size and place that its face has in the body's
-        picture, as the crops of `hsd swap` do; "data" takes both as they are, for sets that are
+      frame: "face" brings the head's image to the size and place that its face has in the body's
+        image, as the crops of `hsd swap` do; "data" takes both as they are, for sets that are
         face-aligned like the paper's. Neck alignment, where a method has it, comes after either.
-      fill: level of the masked pixels of the Mask- figures, 0 to 255. Not stated; black is what a
+      fill: level of the masked pixels of the Mask- metrics, 0 to 255. Not stated; black is what a
         product with a mask gives.
       masks: whose masks hide head and body in a result: "layouts" (m_H and m_B, from the layouts
         that were mixed) or "parsed" (of the result, parsed again by the embedded parser). Real
-        pictures are masked by their own layout always.
+        images are masked by their own layout always.
       focal: share of each side that the Focal- crop keeps, from the middle ("the middle 1/2
         region").
       rounding: the crop's first row where the border's width is not whole: "floor" or "ceil"; no
@@ -42,12 +47,12 @@ class Choices:
       focal_size: enlarge the crop to this side before the extractor, 0 for not; extractors resize
         by themselves when they must.
       focal_filter: how, "bilinear", "bicubic" or "lanczos".
-      similarity: how SSIM and LPIPS look at a region: "whole" (both pictures are multiplied by the
-        mask, and the mean is over the whole picture, which the paper's .97 to .998 suggest) or
+      similarity: how SSIM and LPIPS look at a region: "whole" (both images are multiplied by the
+        mask, and the mean is over the whole image, which the paper's .97 to .998 suggest) or
         "inside" (the mean over the region alone, far stricter).
       face_margin: of the identity's square crop around the face, as a share of the face's height
         on each side. ArcFace is trained on crops aligned by five landmarks, which layouts lack; the
-        same square is used for both pictures, as heads are not moved but sideways.
+        same square is used for both images, as heads are not moved but sideways.
     """
 
     frame: str = "face"
@@ -91,19 +96,19 @@ def swap_masks(
 
 
 def own_masks(layouts: Integer[np.ndarray, "b h w"], labels: LabelSet) -> Masks:
-    """Head and body of real pictures: what the Mask- figures hide there."""
+    """Head and body of real images: what the Mask- metrics hide there."""
     return np.isin(layouts, (*labels.head, *labels.body))
 
 
-def exposed(pictures: Pictures, hidden: Masks, choices: Choices) -> Pictures:
-    """The Mask- figures' pictures: what a swap has to inpaint, the rest filled."""
-    return np.where(hidden[..., None], np.uint8(choices.fill), pictures)
+def exposed(images: Images, hidden: Masks, choices: Choices) -> Images:
+    """The Mask- metrics' images: what a swap has to inpaint, the rest filled."""
+    return np.where(hidden[..., None], np.uint8(choices.fill), images)
 
 
-def focal(pictures: Pictures, choices: Choices) -> UInt8[np.ndarray, "b n m 3"]:
-    """The Focal- figures' crops, the middle of the picture: rows and columns S/4 to 3S/4."""
-    rows, columns = (_middle(side, choices) for side in pictures.shape[1:3])
-    crops = pictures[:, rows, columns]
+def focal(images: Images, choices: Choices) -> Images:
+    """The Focal- metrics' crops, the middle of the image: rows and columns S/4 to 3S/4."""
+    rows, columns = (_middle(side, choices) for side in images.shape[1:3])
+    crops = images[:, rows, columns]
     if choices.focal_size:
         crops = resize(crops, choices.focal_size, choices.focal_filter)
     return crops
@@ -116,11 +121,11 @@ def _middle(side: int, choices: Choices) -> slice:
     return slice(start, start + length)
 
 
-def resize(pictures: Pictures, size: int, filter_name: str) -> UInt8[np.ndarray, "b n n 3"]:
+def resize(images: Images, size: int, filter_name: str) -> Images:
     """To `size` x `size`, with Pillow (antialiased)."""
     chosen = FILTERS[filter_name]
     return np.stack(
-        [np.asarray(Image.fromarray(x).resize((size, size), chosen)) for x in pictures]
+        [np.asarray(Image.fromarray(x).resize((size, size), chosen)) for x in images]
     )
 
 
@@ -134,7 +139,7 @@ def face_square(
     """
     rows, columns = np.nonzero(layout == labels.face)
     if not len(rows):
-        raise ValueError("a layout without a face has no identity: leave the picture out")
+        raise ValueError("a layout without a face has no identity: leave the image out")
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     side = round(max(height, width) + 2 * choices.face_margin * height)
     top, left = (round((x.min() + x.max() + 1 - side) / 2) for x in (rows, columns))
@@ -142,17 +147,96 @@ def face_square(
 
 
 def take_square(
-    picture: UInt8[np.ndarray, "h w 3"], square: tuple[int, int, int], size: int
+    image: UInt8[np.ndarray, "h w 3"], square: tuple[int, int, int], size: int
 ) -> UInt8[np.ndarray, "n n 3"]:
-    """The square at `size` pixels, bilinear; beyond the picture its edge is repeated."""
+    """The square at `size` pixels, bilinear; beyond the image its edge is repeated."""
     top, left, side = square
     rows, columns = (
         np.clip(np.arange(start, start + side), 0, length - 1)
-        for start, length in ((top, picture.shape[0]), (left, picture.shape[1]))
+        for start, length in ((top, image.shape[0]), (left, image.shape[1]))
     )
-    return resize(picture[rows][:, columns][None], size, "bilinear")[0]
+    return resize(image[rows][:, columns][None], size, "bilinear")[0]
 
 
-def to_weights(masks: Masks) -> Float[np.ndarray, "b h w 1"]:
-    """Masks as factors of pictures."""
-    return masks[..., None].astype(np.float32)
+class Staged(NamedTuple):
+    """A pair in the body's frame.
+
+    Attributes:
+      head, body: uint8 `[S, S, 3]` with their layouts, int32 `[S, S]`.
+      photo: uint8, the head's whole image.
+      crop: the square of it that `head` shows.
+      shift: by how many columns neck alignment has moved it, 0 without.
+    """
+
+    head: LabelledImage
+    body: LabelledImage
+    photo: np.ndarray
+    crop: Crop
+    shift: int
+
+
+_neck_shift = jax.jit(turned_neck_shift, static_argnames="labels")
+
+
+def stage(
+    head: LabelledImage, body: LabelledImage, labels: LabelSet, frame: str, aligned: bool
+) -> Staged:
+    """Frames the head as `hsd_jax.swap` does, from given layouts.
+
+    Args:
+      head, body: square, with layouts of `labels`; both show a face.
+      labels: of the layouts.
+      frame: "face" or "data", see `Choices`.
+      aligned: move the head sideways until the lower faces meet (the paper, section 3.4).
+
+    Raises:
+      ValueError: images that are not square, of two sizes with frame "data", or without a face.
+    """
+    size = body.image.shape[0]
+    for image, layout in (head, body):
+        if image.shape[:2] != layout.shape or len({*layout.shape}) > 1:
+            raise ValueError(
+                f"an image of {image.shape} with a layout of {layout.shape}: "
+                "give square ones of one size"
+            )
+    if frame == "data":
+        if head.image.shape != body.image.shape:
+            raise ValueError(f"images of {head.image.shape[0]} and {size} pixels: use frame face")
+        crop = Crop(0, 0, size)
+    else:
+        crop = face_crop(head.layout, body.layout, labels.face)
+    layout = take_layout(head.layout, crop, size, labels.background)
+    shift = int(_neck_shift(layout, body.layout, labels=labels)) if aligned else 0
+    crop = crop.shifted(-shift * crop.side / size)
+    moved = np.asarray(shift_columns(layout, shift, labels.background))
+    framed = LabelledImage(framing.take(head.image, crop, size), moved)
+    return Staged(framed, body, head.image, crop, shift)
+
+
+def face_crop(head: np.ndarray, body: np.ndarray, face: int) -> Crop:
+    """The square of the head's image in which its face is as large and where the body's is.
+
+    Raises:
+      ValueError: a layout without a face.
+    """
+    (x, y, length), (to_x, to_y, to_length) = (_place(layout, face) for layout in (head, body))
+    zoom = length / to_length
+    side = max(1, round(body.shape[0] * zoom))
+    return Crop(round(x - to_x * zoom), round(y - to_y * zoom), side)
+
+
+def _place(layout: np.ndarray, face: int) -> tuple[float, float, float]:
+    """(column, row, square root of the area) of the face."""
+    rows, columns = np.nonzero(layout == face)
+    if not len(rows):
+        raise ValueError("a layout without a face: leave the image out of the pairs")
+    return float(columns.mean()) + 0.5, float(rows.mean()) + 0.5, float(np.sqrt(len(rows)))
+
+
+def take_layout(layout: np.ndarray, crop: Crop, size: int, background: int) -> np.ndarray:
+    """The crop of a layout at `size` pixels, nearest; background beyond its edges."""
+    at = (np.arange(size) + 0.5) * crop.side / size
+    rows, columns = (np.floor(start + at).astype(int) for start in (crop.top, crop.left))
+    height, width = layout.shape
+    result = layout[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
+    return np.where(framing.inside(layout, crop, size), result, background).astype(np.int32)

@@ -6,100 +6,141 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from PIL import Image
 
-from hsd_jax.evaluation import page
 from hsd_jax.evaluation.methods import Results, staged_pair
 from hsd_jax.evaluation.pairs import Pairing, People
-from hsd_jax.evaluation.published import COLUMNS, TABLE_1, TABLE_2
 from hsd_jax.imaging import files
+from hsd_jax.runtime import console
+from hsd_jax.runtime.files import write_text
 
 ROWS_SHOWN = 6  # best pairs, and as many of the worst
 _MOST = 8  # methods beside each other
 _QUALITY = 88
+_BINS = 24
+
+PAPER_COLUMNS = (
+    *("IDs", "head SSIM", "head LPIPS", "body SSIM", "body LPIPS"),
+    *("FID", "Mask-FID", "Focal-FID"),
+)
+_SAME = (None,) * 5
+# HS-Diffusion, arXiv 2212.06458: half-body SHHQ, 2,000 pairs; LPIPS is AlexNet's. Other images,
+# weights of extractors and choices than ours: no baseline for numbers of other data.
+PAPER: dict[str, dict[str, tuple[float | None, ...]]] = {
+    "table 1, SHHQ256": {
+        "Cut-and-Paste": (*_SAME, 26.22, None, 31.48),
+        "Cut-and-Paste, aligned": (*_SAME, 26.17, None, 31.18),
+        "PDGAN": (0.9826, 0.9906, 0.0095, 0.9702, 0.0413, 23.83, 56.68, 37.98),
+        "PDGAN, aligned": (0.9885, 0.9941, 0.0081, 0.9697, 0.0422, 23.72, 57.15, 38.66),
+        "MAT": (0.9883, 0.9968, 0.0008, 0.9719, 0.0372, 16.64, 35.05, 19.51),
+        "MAT, aligned": (0.9899, 0.9979, 0.0007, 0.9713, 0.0383, 16.11, 33.28, 18.74),
+        "StyleMapGAN": (0.7553, 0.8956, 0.0638, 0.8170, 0.1295, 32.25, 25.51, 32.88),
+        "StyleMapGAN, aligned": (0.7567, 0.8992, 0.0606, 0.8166, 0.1278, 31.51, 24.44, 31.94),
+        "InsetGAN": (0.8235, 0.8670, 0.0936, 0.8085, 0.1157, 28.18, 47.91, 25.58),
+        "InsetGAN, aligned": (0.8227, 0.8673, 0.0962, 0.8097, 0.1144, 28.39, 48.46, 25.78),
+        "HS-Diffusion": (0.9783, 0.9686, 0.0237, 0.9308, 0.0518, 11.45, 19.86, 12.34),
+        "HS-Diffusion, aligned": (0.9812, 0.9689, 0.0233, 0.9310, 0.0517, 11.24, 18.57, 11.80),
+    },
+    "table 2, SHHQ512": {
+        "Cut-and-Paste, aligned": (*_SAME, 26.22, None, 31.48),
+        "PDGAN, aligned": (0.9828, 0.9957, 0.0236, 0.9546, 0.0605, 38.05, 77.43, 37.02),
+        "MAT, aligned": (0.9917, 0.9959, 0.0006, 0.9710, 0.0299, 12.84, 33.96, 18.53),
+        "StyleMapGAN, aligned": (0.8368, 0.9145, 0.0416, 0.8332, 0.1068, 30.38, 35.05, 35.71),
+        "InsetGAN": (0.8247, 0.8712, 0.0963, 0.8096, 0.1153, 29.96, 49.88, 27.98),
+        "HS-Diffusion, aligned": (0.9913, 0.9813, 0.0125, 0.9545, 0.0354, 10.73, 21.26, 11.42),
+    },
+}
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Where the pictures of a report come from."""
+    """Where the images of a report come from."""
 
     pairs: Sequence[Pairing]
     people: People
     entries: Mapping[str, Results]
     frame: str
 
-    def row(self, place: int) -> list[tuple[str, str]]:
-        """(caption, data URI) of head, body and each method's result of a pair."""
+    def row(self, place: int) -> dict[str, str]:
+        """Data URIs, by caption, of head, body and each method's result of a pair."""
         pair = self.pairs[place]
         staged = staged_pair(pair, self.people, self.frame, True)
-        shown = [("head", staged.head.image), ("body", staged.body.image)]
+        shown = {"head": staged.head.image, "body": staged.body.image}
         for name, entry in list(self.entries.items())[:_MOST]:
-            shown.append((name, files.open_photo(entry.path(pair))))
-        return [(caption, inlined(picture)) for caption, picture in shown]
+            shown[name] = files.open_photo(entry.path(pair))
+        return {caption: inlined(image) for caption, image in shown.items()}
 
 
-def inlined(picture: np.ndarray) -> str:
-    """A picture as a JPEG in a data URI."""
+def inlined(image: np.ndarray) -> str:
+    """An image as a JPEG in a data URI."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=_QUALITY)
+    Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def digits(name: str) -> int:
-    """Decimal places of a figure."""
-    return 4 if any(part in name for part in ("SSIM", "PD-", "LPIPS", "IDs", "IoU")) else 2
+class Cell(NamedTuple):
+    """A metric of a method as text: its value, `[low, high]` or "", whether it is the best."""
 
-
-def cell(name: str, figure: Mapping[str, Any]) -> str:
-    """`1.23 [1.20, 1.26]`, or the value alone."""
-    places = digits(name)
-    text = f"{figure['value']:.{places}f}"
-    if figure.get("low") is None:
-        return text
-    return f"{text} [{figure['low']:.{places}f}, {figure['high']:.{places}f}]"
+    value: str
+    interval: str
+    best: bool
 
 
 def columns(content: Mapping[str, Any]) -> list[str]:
-    """Figures' names in the order in which they were measured."""
+    """The metrics' names in the order in which they were measured."""
     return list(next(iter(content["methods"].values()))["figures"])
 
 
 def best(content: Mapping[str, Any], name: str) -> float:
-    """The best value of a figure over all methods; `body-photo`, which swaps nothing, is none."""
+    """The best value of a metric over all methods; `body-photo`, which swaps nothing, is none."""
     rows = {key: row for key, row in content["methods"].items() if key != "body-photo"}
-    figures = [row["figures"][name] for row in (rows or content["methods"]).values()]
-    choose = max if figures[0]["higher_is_better"] else min
-    return choose(figure["value"] for figure in figures)
+    values = [row["figures"][name] for row in (rows or content["methods"]).values()]
+    choose = max if values[0]["higher_is_better"] else min
+    return choose(value["value"] for value in values)
+
+
+def cell(content: Mapping[str, Any], method: str, name: str) -> Cell:
+    """A metric of a method."""
+    places = 4 if any(part in name for part in ("SSIM", "PD-", "LPIPS", "IDs", "IoU")) else 2
+    value = content["methods"][method]["figures"][name]
+    interval = ""
+    if value.get("low") is not None:
+        interval = f"[{value['low']:.{places}f}, {value['high']:.{places}f}]"
+    top = value["value"] == best(content, name) and method != "body-photo"
+    return Cell(f"{value['value']:.{places}f}", interval, top)
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Figures by methods in plain text, `*` at the best of each row: there are more figures."""
+    """Metrics by methods in plain text, `*` at the best of each row: there are more metrics."""
     methods = list(content["methods"])
-    lines = [["", *methods]]
+    rows = []
     for name in columns(content):
-        top = best(content, name)
-        row = [name]
-        for method in methods:
-            value = content["methods"][method]["figures"][name]["value"]
-            mark = "*" if value == top and method != "body-photo" else " "
-            row.append(f"{value:.{digits(name)}f}{mark}")
-        lines.append(row)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(methods) + 1)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+        cells = (cell(content, method, name) for method in methods)
+        rows.append([name, *(x.value + ("*" if x.best else "") for x in cells)])
+    return console.table(["", *methods], rows, "plain")
 
 
-def groups(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Figures for one table each: the distances to the real pictures, and what pairs keep."""
+def _sections(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One table for the distances to the real images, and one for what pairs keep."""
+    names = columns(content)
     paired = [n for n in names if n.startswith(("head-", "body-", "IDs-"))]
     sets = [n for n in names if n not in paired]
-    parts = [("Distances to the real pictures", sets), ("Kept of head and body", paired)]
-    return [(title, part) for title, part in parts if part]
+    parts = {"Distances to the real pictures": sets, "Kept of head and body": paired}
+    return [
+        {
+            "title": title,
+            "columns": part,
+            "rows": {m: [cell(content, m, name) for name in part] for m in content["methods"]},
+        }
+        for title, part in parts.items()
+        if part
+    ]
 
 
 def legend(content: Mapping[str, Any]) -> list[str]:
@@ -107,57 +148,103 @@ def legend(content: Mapping[str, Any]) -> list[str]:
     data = content["data"]
     names = ", ".join(f"{name} ({mark[:8]})" for name, mark in content["extractors"].items())
     lines = [
-        f"{data['pairs']} pairs, held against {data['pictures']} pictures of the {data['split']} "
+        f"{data['pairs']} pairs, held against {data['pictures']} images of the {data['split']} "
         f"split; layouts {data['layouts']}; data {data['fingerprint']}.",
         f"Features: {names}. Distances of different features, or of other data, cannot be "
         "compared; FD-hsd and KD-hsd are of this project's own parser and are no FID or KID.",
-        "KID is times 1000. [ ] are 95 % bootstrap intervals over pictures; where heads and "
-        "bodies come in several pairs the true ones are wider. A Frechet distance of few pictures "
+        "KID is times 1000. [ ] are 95 % bootstrap intervals over images; where heads and "
+        "bodies come in several pairs the true ones are wider. A Frechet distance of few images "
         "is biased upwards, alike for all methods of a table; it has no interval. Results share "
-        "heads and bodies with the real pictures, which lets both come out too small.",
+        "heads and bodies with the real images, which lets both come out too small.",
         "Distances, PD and LPIPS: the lower, the better; SSIM and IDs: the higher.",
     ]
     choices = ", ".join(f"{name} {value}" for name, value in content["choices"].items())
     return [*lines, f"Choices: {choices}.", *content.get("remarks", ())]
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The report as Markdown, without pictures."""
-    parts = [f"# hsd eval {content['benchmark']}", *legend(content)]
-    methods = content["methods"]
-    for title, names in groups(columns(content)):
-        lines = [f"| {title} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        for method, row in methods.items():
-            cells = []
-            for name in names:
-                figure, text = row["figures"][name], cell(name, row["figures"][name])
-                top = figure["value"] == best(content, name) and method != "body-photo"
-                cells.append(f"**{text}**" if top else text)
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
-    parts.append("\n".join(f"- {name}: {row['note']}" for name, row in methods.items()))
-    for title, rows in (("table 1, SHHQ256", TABLE_1), ("table 2, SHHQ512", TABLE_2)):
-        lines = [f"| The paper, {title} | {' | '.join(COLUMNS)} |", "|---" * 9 + "|"]
-        for name, row in rows.items():
-            lines.append(f"| {name} | {' | '.join('' if x is None else str(x) for x in row)} |")
-        parts.append("\n".join(lines))
-    parts.append("The paper's rows are of its own data and FID's features: no baseline for ours.")
-    return "\n\n".join(parts) + "\n"
+def histograms(content: Mapping[str, Any]) -> list[str]:
+    """One plot a metric, one line a method."""
+    rows = {name: row for name, row in content["per_pair"].items() if name != "id"}
+    return [
+        histogram(name, {method: np.array(row[name], float) for method, row in rows.items()})
+        for name in next(iter(rows.values()))
+    ]
+
+
+def histogram(title: str, values: Mapping[str, np.ndarray]) -> str:
+    """How many pairs have which value, as an SVG element."""
+    finite = {name: x[np.isfinite(x)] for name, x in values.items()}
+    every = np.concatenate([x for x in finite.values() if x.size] or [np.zeros(1)])
+    low, high = (float(x) for x in np.percentile(every, [0.5, 99.5]))
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    figure = Figure(figsize=(4.4, 2.4), layout="constrained")
+    axes = figure.add_subplot(title=title, ylabel="pairs")
+    for name, x in finite.items():
+        axes.hist(
+            np.clip(x, low, high), _BINS, range=(low, high), histtype="step", label=name
+        )
+    axes.legend(fontsize="x-small")
+    file = io.StringIO()
+    # Text stays text, and nothing depends on the time or the process.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def ranking(content: Mapping[str, Any]) -> tuple[str, str, np.ndarray]:
+    """The method and metric that order the pairs, and their order, best first."""
+    method = next(iter(content["methods"]))
+    numbers = content["per_pair"][method]
+    metric = next((name for name in numbers if name.startswith("Focal-NN-")), list(numbers)[0])
+    return method, metric, np.argsort(np.array(numbers[metric], float), kind="stable")
+
+
+def _shown_pairs(content: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]:
+    method, metric, order = ranking(content)
+    count = min(ROWS_SHOWN, len(order) // 2)
+    return {
+        "method": method,
+        "metric": metric,
+        "parts": {
+            title: {gallery.pairs[i].id: gallery.row(int(i)) for i in places}
+            for title, places in (("Best", order[:count]), ("Worst", order[::-1][:count]))
+        },
+    }
 
 
 def write(content: Mapping[str, Any], folder: Path, gallery: Gallery | None = None) -> None:
     """Writes report.json, report.md and report.html into `folder`, which exists.
 
     Args:
-      content: of `benchmark.finish`.
+      content: see `benchmark`.
       folder: where to.
-      gallery: for the best and worst pairs in the HTML; None for no pictures.
+      gallery: for the best and worst pairs in the HTML; None for no images.
     """
-    # NaN is no JSON: a figure that does not exist is null.
+    # NaN is no JSON: a number that does not exist is null.
     clean = _without_nan(content)
-    (folder / "report.json").write_text(json.dumps(clean, indent=1, allow_nan=False) + "\n")
-    (folder / "report.md").write_text(markdown(content))
-    (folder / "report.html").write_text(page.html(content, gallery))
+    write_text(folder / "report.json", json.dumps(clean, indent=1, allow_nan=False) + "\n")
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name == "report.html.j2",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    shown = {
+        "title": f"hsd eval {content['benchmark']}",
+        "legend": legend(content),
+        "sections": _sections(content),
+        "notes": {name: row["note"] for name, row in content["methods"].items()},
+        "paper_columns": PAPER_COLUMNS,
+        "paper": PAPER,
+    }
+    write_text(folder / "report.md", templates.get_template("report.md.j2").render(shown))
+    shown["histograms"] = histograms(content)
+    shown["pairs"] = None if gallery is None else _shown_pairs(content, gallery)
+    write_text(folder / "report.html", templates.get_template("report.html.j2").render(shown))
 
 
 def _without_nan(value: Any) -> Any:

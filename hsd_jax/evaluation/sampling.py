@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hsd_jax.evaluation import cache
+from hsd_jax import weights
 from hsd_jax.evaluation.pairs import in_labels
-from hsd_jax.evaluation.staging import Staged
+from hsd_jax.evaluation.regions import Staged
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
@@ -108,4 +108,4 @@ class Sampler:
 
 def fingerprint(folder: Path) -> str:
     """Of the networks that a `Sampler` reads."""
-    return cache.weights_fingerprint(folder, *PARTS)
+    return weights.fingerprint(folder, *PARTS)

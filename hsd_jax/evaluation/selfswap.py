@@ -38,7 +38,7 @@ import numpy as np
 import hsd_jax
 from hsd_jax import weights
 from hsd_jax.evaluation import metrics
-from hsd_jax.evaluation.groups import ORDER, groups_of
+from hsd_jax.evaluation.pairs import GROUPS, groups_of
 from hsd_jax.imaging import files
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import LabelSet
@@ -129,7 +129,7 @@ def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:
 
 def cut_and_paste(case: "Case") -> np.ndarray:
     """The old head, with its margin, where it shows in the hole; the picture itself elsewhere."""
-    return metrics.inside(case.partner, case.truth, case.hole & case.old_head)
+    return metrics.fill_hole(case.partner, case.truth, case.hole & case.old_head)
 
 
 def class_colour(case: "Case", layout: np.ndarray, labels: LabelSet) -> np.ndarray:
@@ -169,7 +169,7 @@ class Figures:
     hues: list[tuple[float, float]] = field(default_factory=list)
 
     def of(self, group: str) -> "Figures":
-        """Those of a group of `hsd_jax.evaluation.groups` alone."""
+        """Those of one of `pairs.GROUPS` alone."""
         places = [i for i, groups in enumerate(self.groups) if group in groups]
 
         def chosen(numbers: list[Any]) -> list[Any]:
@@ -237,7 +237,7 @@ def _measure(
     for method in METHODS:
         row = figures.values[method]
         triples = [(r[method], c.truth, c.hole) for c, r in zip(batch, results, strict=True)]
-        filled = padded([metrics.inside(*triple) for triple in triples])
+        filled = padded([metrics.fill_hole(*triple) for triple in triples])
         row["pd_hsd"] += distance(filled, truth, holes)[: len(batch)].tolist()
         row["psnr"] += [metrics.psnr(*triple) for triple in triples]
         row["ssim"] += [metrics.ssim(*triple) for triple in triples]
@@ -345,7 +345,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"hue of neck and face, apart in a*b*: painted {painted:.1f}, in truth {true:.1f}; "
               f"{len(figures.hues)} pictures")  # fmt: skip
     if options.groups:
-        for group in ORDER:
+        for group in GROUPS:
             some = figures.of(group)
             if some.indices:
                 print(f"\n{group}, {len(some.indices)} pictures")

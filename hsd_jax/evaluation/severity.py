@@ -1,6 +1,6 @@
-"""`hsd eval severity`: does an extractor's distance grow when pictures get worse?
+"""`hsd eval severity`: does an extractor's distance grow when images get worse?
 
-The test pictures are spoilt more and more, and each spoilt set is held against the whole one.
+The test images are spoilt more and more, and each spoilt set is held against the whole one.
 Extractors that no one has tried, as our own, must show that they see such things.
 """
 
@@ -16,34 +16,34 @@ from PIL import Image
 from hsd_jax.evaluation import features
 from hsd_jax.evaluation.baselines import cut_and_paste, paste
 from hsd_jax.evaluation.features import Extractor, distance_names
-from hsd_jax.evaluation.frechet import frechet_distance
-from hsd_jax.evaluation.measure import moments
-from hsd_jax.evaluation.methods import Progress, batches
-from hsd_jax.evaluation.pairs import People, usable
-from hsd_jax.evaluation.staging import stage
+from hsd_jax.evaluation.frechet import Moments, frechet_distance
+from hsd_jax.evaluation.methods import batches
+from hsd_jax.evaluation.pairs import People, another, usable
+from hsd_jax.evaluation.regions import stage
+from hsd_jax.runtime.console import Progress
 from hsd_jax.training.input import load_source
 
 BATCH = 16
 BLUR = (0.5, 1, 2, 4)  # standard deviation in pixels
 NOISE = (4, 8, 16, 32)  # standard deviation in levels
 JPEG = (75, 50, 25, 10)  # quality
-PASTED = (0.25, 0.5, 0.75, 1.0)  # share of the pictures that wear another's head
+PASTED = (0.25, 0.5, 0.75, 1.0)  # share of the images that wear another's head
 
 
-def blur(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+def blur(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
     """A Gaussian blur."""
-    return cv2.GaussianBlur(picture, (0, 0), sigma)
+    return cv2.GaussianBlur(image, (0, 0), sigma)
 
 
-def noise(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+def noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise on each channel."""
-    return np.clip(np.round(picture + rng.normal(0, sigma, picture.shape)), 0, 255).astype(np.uint8)
+    return np.clip(np.round(image + rng.normal(0, sigma, image.shape)), 0, 255).astype(np.uint8)
 
 
-def jpeg(picture: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
+def jpeg(image: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
     """JPEG with Pillow's settings."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=int(quality))
+    Image.fromarray(image).save(file, "JPEG", quality=int(quality))
     return np.asarray(Image.open(file))
 
 
@@ -54,12 +54,11 @@ SPOILT: dict[str, tuple[Spoil, Sequence[float]]] = {
 
 
 def pasted(people: People, indices: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Each picture with the head of another one cut and pasted, aligned."""
+    """Each image with the head of another one cut and pasted, aligned."""
     rng = np.random.default_rng(seed)
     result = []
     for place, index in enumerate(indices):
-        other = int(rng.integers(len(indices) - 1))
-        head = people[indices[other + (other >= place)]]
+        head = people[indices[another(rng, place, len(indices))]]
         pair = stage(head, people[index], people.labels, "face", aligned=True)
         where = paste(
             pair.head.image, pair.body.image, pair.head.layout, pair.body.layout, people.labels
@@ -69,42 +68,39 @@ def pasted(people: People, indices: Sequence[int], seed: int) -> list[np.ndarray
 
 
 def evaluate(
-    people: People,
-    indices: Sequence[int],
-    extractor: Extractor,
-    seed: int,
-    progress: Progress,
+    people: People, indices: Sequence[int], extractor: Extractor, seed: int
 ) -> dict[str, list[tuple[float, float]]]:
     """For each way of spoiling, (severity, Frechet distance).
 
-    No kernel distance: its unbiased form wants sets that share no picture, spoilt or not.
+    No kernel distance: its unbiased form wants sets that share no image, spoilt or not.
 
     Raises:
-      ValueError: fewer than two pictures.
+      ValueError: fewer than two images.
     """
     if len(indices) < 2:
-        raise ValueError(f"{len(indices)} pictures have no distance: give two or more")
+        raise ValueError(f"{len(indices)} images have no distance: give two or more")
     images = [people[i].image for i in indices]
 
-    def extract(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([extractor(np.stack(part)) for part in batches(pictures, BATCH)])
+    def extract(images: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([extractor(np.stack(part)) for part in batches(images, BATCH)])
 
     truth = extract(images)
-    truth_moments = moments(truth)
+    moments = Moments.streamed(truth)
 
     def distance(found: np.ndarray) -> float:
-        return frechet_distance(moments(found), truth_moments)
+        return frechet_distance(Moments.streamed(found), moments)
 
     rows: dict[str, list[tuple[float, float]]] = {}
-    for name, (spoil, severities) in SPOILT.items():
-        rows[name] = []
-        for severity in severities:
-            progress(f"{name} {severity} ...")
-            rng = np.random.default_rng(seed)
-            spoilt = [spoil(image, severity, rng) for image in images]
-            rows[name].append((severity, distance(extract(spoilt))))
-    progress("cut-and-paste ...")
-    swapped = extract(pasted(people, indices, seed))
+    with Progress() as progress:
+        for name, (spoil, severities) in SPOILT.items():
+            rows[name] = []
+            for severity in severities:
+                progress.stage(f"{name} {severity} ...")
+                rng = np.random.default_rng(seed)
+                spoilt = [spoil(image, severity, rng) for image in images]
+                rows[name].append((severity, distance(extract(spoilt))))
+        progress.stage("cut-and-paste ...")
+        swapped = extract(pasted(people, indices, seed))
     order = np.random.default_rng(seed).permutation(len(indices))
     rows["cut-and-paste"] = []
     for share in PASTED:
@@ -112,7 +108,6 @@ def evaluate(
         mixed = truth.copy()
         mixed[chosen] = swapped[chosen]
         rows["cut-and-paste"].append((share, distance(mixed)))
-    progress("")
     return rows
 
 
@@ -129,7 +124,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for spec in options.extractors:
         extractor = features.make(spec)
-        rows = evaluate(people, indices, extractor, options.seed, Progress())
+        rows = evaluate(people, indices, extractor, options.seed)
         found[extractor.name] = rows
         print(f"{len(indices)} test pictures, {distance_names(extractor)[0]}")
         for name, values in rows.items():

@@ -12,8 +12,8 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.evaluation import pairs
 from hsd_jax.evaluation.methods import Progress, batches
+from hsd_jax.evaluation.regions import stage
 from hsd_jax.evaluation.sampling import Sampler
-from hsd_jax.evaluation.staging import stage
 from hsd_jax.imaging import files
 from hsd_jax.training.input import load_source
 
