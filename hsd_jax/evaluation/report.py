@@ -131,7 +131,7 @@ def _sections(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = columns(content)
     paired = [n for n in names if n.startswith(("head-", "body-", "IDs-"))]
     sets = [n for n in names if n not in paired]
-    parts = {"Distances to the real pictures": sets, "Kept of head and body": paired}
+    parts = {"Distances to the real images": sets, "Kept of head and body": paired}
     return [
         {
             "title": title,

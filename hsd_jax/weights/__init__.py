@@ -76,7 +76,7 @@ def fingerprint(folder: Path, *parts: str) -> str:
     for part in parts:
         files = [folder / f"{part}.json", *sorted(folder.glob(f"{part}[.-]*safetensors"))]
         if len(files) < 2 or not files[0].is_file():
-            raise ValueError(f"{folder} holds no {part}: give a folder with the nets of a swap")
+            raise ValueError(f"{folder} holds no {part}: give a folder with the networks of a swap")
         digests += [cache.file_fingerprint(file) for file in files]
     return cache.fingerprint(*digests)
 
