@@ -13,6 +13,7 @@ from skimage.metrics import structural_similarity
 from hsd_jax import convert, weights
 from hsd_jax.evaluation import features, identity, metrics, regions
 from hsd_jax.evaluation.regions import Choices
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.models.parser import Parser
 
@@ -110,8 +111,8 @@ def test_choices_are_checked():
 
 
 def test_the_face_square():
-    top, left, side = regions.face_square(person(), LABELS, Choices(face_margin=0.25))
-    assert (top, left, side) == (8, 20, 24)
+    square = regions.face_square(person(), LABELS, Choices(face_margin=0.25))
+    assert square == Crop(top=8, left=20, side=24)
     layout = np.zeros((SIZE, SIZE), np.int32)
     layout[:10, :10] = FACE  # the square reaches over the corner
     square = regions.face_square(layout, LABELS, Choices(face_margin=0.5))

@@ -61,12 +61,14 @@ def setting(options: argparse.Namespace) -> Setting:
     """From the options that `hsd eval swap` and `hsd eval ablation` share.
 
     Raises:
-      ValueError: what `load_source`, `read_pairs` and `Choices` raise.
+      ValueError: what `load_source`, `read_pairs` and `Choices` raise, or a single pair.
     """
     choices = Choices(**{name: getattr(options, name) for name in Choices.__dataclass_fields__})
     source, labels = load_source(options.data, "test", name=options.dataset), options.labels
     fingerprint = source_fingerprint(source)
     pairs = read_pairs(options.pairs, len(source), fingerprint)[: options.count]
+    if len(pairs) < 2:
+        raise ValueError(f"{len(pairs)} pair has no distance to a set: give two or more")
     parse = parser_of(weights.find(), labels)
     people = People(source, labels, remembering(parse) if options.parse else None)
     indices = usable(source, labels, options.sources)

@@ -24,6 +24,7 @@ from hsd_jax.evaluation.features import Extractor
 from hsd_jax.evaluation.metrics import Reference
 from hsd_jax.evaluation.regions import Images, take_square
 from hsd_jax.imaging import files
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.runtime import cache, console
 
 SAME = 0.6
@@ -55,7 +56,7 @@ class Identity:
             self.names[0]: cosine(reference.memory[key], self._features(results, reference.faces))
         }
 
-    def _features(self, images: Images, squares: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    def _features(self, images: Images, squares: Sequence[Crop]) -> np.ndarray:
         faces = [take_square(x, s, self._size) for x, s in zip(images, squares, strict=True)]
         return self._extractor(np.stack(faces)).astype(np.float64)
 

@@ -33,7 +33,12 @@ from hsd_jax.runtime.cache import fingerprint
 from hsd_jax.runtime.console import Progress
 
 BATCH = 16
-REGIONS = ("", "Mask-", "Focal-")
+REGIONS: dict[str, tuple[str, ...]] = {
+    "": (),
+    "Mask-": ("fill",),
+    "Focal-": ("focal", "rounding", "focal_size", "focal_filter"),
+}
+"""What of an image distances see, and the choices that it depends on in real images."""
 
 Parse = Callable[[np.ndarray], np.ndarray]
 """uint8 `[H, W, 3]` -> layout, integers `[H, W]`."""
@@ -90,7 +95,8 @@ class RealImages:
                     progress.update(len(part))
             return np.concatenate(found)
 
-        facts = (extractor.name, extractor.fingerprint, *_view_facts(region, choices))
+        chosen = (getattr(choices, name) for name in REGIONS[region])
+        facts = (extractor.name, extractor.fingerprint, region, *chosen)
         return cached(self.folder, fingerprint(self.key, list(self.indices), *facts), compute)
 
 
@@ -98,17 +104,6 @@ def _view(images: Images, hidden: Masks, region: str, choices: Choices) -> Image
     if region == "Mask-":
         return exposed(images, hidden, choices)
     return focal(images, choices) if region == "Focal-" else images
-
-
-def _view_facts(region: str, choices: Choices) -> tuple[Any, ...]:
-    """The choices that the view of a real image depends on."""
-    if region == "Mask-":
-        return (region, choices.fill)
-    if region == "Focal-":
-        return (
-            region, choices.focal, choices.rounding, choices.focal_size, choices.focal_filter
-        )  # fmt: skip
-    return (region,)
 
 
 def measure(
@@ -135,10 +130,8 @@ def measure(
       parse: for `choices.masks` "parsed".
 
     Raises:
-      ValueError: a result that cannot be read or has another size, or too few pairs.
+      ValueError: a result that cannot be read or has another size, or fewer than two pairs.
     """
-    if len(pairs) < 2:
-        raise ValueError(f"{len(pairs)} pair has no distance to a set: give two or more")
     features: dict[Any, list[np.ndarray]] = {}
     numbers: dict[Any, list[np.ndarray]] = {}
     parse = parse if choices.masks == "parsed" else None

@@ -23,6 +23,7 @@ from skimage.metrics import structural_similarity
 
 from hsd_jax import weights
 from hsd_jax.evaluation.regions import Choices, Images, Masks
+from hsd_jax.imaging.framing import Crop
 from hsd_jax.models import apply
 from hsd_jax.weights import Loaded
 
@@ -185,7 +186,7 @@ class Reference:
     body: Images
     head_mask: Masks
     body_mask: Masks
-    faces: tuple[tuple[int, int, int], ...]
+    faces: tuple[Crop, ...]
 
     def part(self, name: str) -> tuple[Images, Masks]:
         """Photos and masks of "head" or "body"."""

@@ -129,10 +129,8 @@ def resize(images: Images, size: int, filter_name: str) -> Images:
     )
 
 
-def face_square(
-    layout: Integer[np.ndarray, "h w"], labels: LabelSet, choices: Choices
-) -> tuple[int, int, int]:
-    """(top, left, side) of the square around the face; it may reach over the edges.
+def face_square(layout: Integer[np.ndarray, "h w"], labels: LabelSet, choices: Choices) -> Crop:
+    """The square around the face; it may reach over the edges.
 
     Raises:
       ValueError: no face.
@@ -143,19 +141,14 @@ def face_square(
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     side = round(max(height, width) + 2 * choices.face_margin * height)
     top, left = (round((x.min() + x.max() + 1 - side) / 2) for x in (rows, columns))
-    return top, left, side
+    return Crop(left, top, side)
 
 
 def take_square(
-    image: UInt8[np.ndarray, "h w 3"], square: tuple[int, int, int], size: int
+    image: UInt8[np.ndarray, "h w 3"], square: Crop, size: int
 ) -> UInt8[np.ndarray, "n n 3"]:
     """The square at `size` pixels, bilinear; beyond the image its edge is repeated."""
-    top, left, side = square
-    rows, columns = (
-        np.clip(np.arange(start, start + side), 0, length - 1)
-        for start, length in ((top, image.shape[0]), (left, image.shape[1]))
-    )
-    return resize(image[rows][:, columns][None], size, "bilinear")[0]
+    return resize(framing.take(image, square)[None], size, "bilinear")[0]
 
 
 class Staged(NamedTuple):
