@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from hsd_jax import cli
+from hsd_jax import cli, weights
+from hsd_jax.diffusion.schedule import Schedule
 from hsd_jax.evaluation import holes, metrics, selfswap
 from hsd_jax.evaluation.pairs import LabelledImage
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.labels import SHHQ17
 from hsd_jax.models.parser import Parser
-from hsd_jax.swapping.networks import Plan
+from hsd_jax.swapping.plan import Plan
+from hsd_jax.swapping.spec import Finish, SwapSpec
 from hsd_jax.training import augment
 from hsd_jax.weights import Loaded
 
@@ -236,9 +238,15 @@ def test_blending_the_painted_truth_gives_the_truth(case: holes.Case):
     # With a hat in the hole: background, clothes and skin are more than what is painted.
     person = np.where(own, case.layout, LABELS.index("hat"))
     plan = Plan(person, person, head=own, body=~own & ~case.hole)
-    np.testing.assert_array_equal(selfswap._blended(case, plan, case.truth, LABELS), case.truth)
+    finish = weights.read_record(weights.find(), "unet")["extra"]["finish"]
+    spec = SwapSpec(
+        size=SIZE, labels=LABELS, factor=1, latent_mean=(0.0,), latent_std=(1.0,),
+        schedule=Schedule("linear"), prediction="eps", known=False, steps=2, layout_size=SIZE,
+        finish=Finish.read(finish),
+    )  # fmt: skip
+    np.testing.assert_array_equal(selfswap._blended(case, plan, case.truth, spec), case.truth)
     with pytest.raises(ValueError, match="keeps pixels that are destroyed"):
-        selfswap._blended(case, plan._replace(body=~own), case.truth, LABELS)
+        selfswap._blended(case, plan._replace(body=~own), case.truth, spec)
 
 
 def test_class_colour(case: holes.Case):
