@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from scipy import ndimage
-from skimage.metrics import structural_similarity
 
 from hsd_jax import weights
 from hsd_jax.evaluation.regions import Choices, Images, Masks
@@ -80,6 +79,8 @@ def ssim_map(x: OneImage, y: OneImage) -> Float[np.ndarray, "h w 3"]:
 
     Their settings: a Gaussian window of 11 pixels (sigma 1.5), population covariances.
     """
+    from skimage.metrics import structural_similarity  # of the extra `eval`, unlike PD-hsd
+
     return structural_similarity(
         x, y, full=True, gaussian_weights=True, use_sample_covariance=False, channel_axis=-1
     )[1]
