@@ -15,9 +15,9 @@ demo: $(VENV)/.installed-demo
 	@mkdir -p demo
 	@$(BIN)/hsd demo -o demo/result.png
 
-# A worker a core, one file at a time each; tests/conftest.py says which files stay together.
+# A worker a core, a file at a time, in the order of tests/conftest.py.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # Against PyTorch and diffusers, which the other tests do without.
 parity: $(VENV)/.installed-parity

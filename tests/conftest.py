@@ -37,17 +37,14 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 # The shapes and types of what hsd_jax passes are checked in every call.
 jaxtyping.install_import_hook("hsd_jax", "typed.typed")
 
-# These compile the embedded networks: one worker runs them, and compiles each program once.
-_EMBEDDED = {"test_swap.py", "test_cli.py", "test_window.py", "test_parse.py", "test_startup.py"}
+# The longest start first. What test_swap compiles, test_cli and test_window find in the cache.
+_FIRST = ("swap", "sizes", "conv", "unet", "autoencoder", "fusion", "reconstruction", "resume")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `--dist loadgroup`: a file is one, for its fixtures; those of `_EMBEDDED` too."""
-    for item in items:
-        embedded = item.path.name in _EMBEDDED
-        item.add_marker(pytest.mark.xdist_group("embedded" if embedded else item.path.name))
-    items.sort(key=lambda item: item.path.name not in _EMBEDDED)  # the longest group first
+    names = [f"test_{name}.py" for name in _FIRST]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else 99)
 
 
 @pytest.hookimpl(wrapper=True)

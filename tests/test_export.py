@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ pytest.importorskip("flatbuffers")
 
 LAYER = Conv(64)
 ARGUMENTS = (
-    LAYER.init(jax.random.key(0), np.zeros((1, 8, 8, 64), np.float32))["params"],
+    LAYER.init(jax.random.key(0), jnp.zeros((1, 8, 8, 64)))["params"],
     np.random.default_rng(0).normal(size=(1, 8, 8, 64)).astype(np.float32),
     Plan(*(np.full((2, 2), i, np.int32) for i in range(4))),
 )

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from hsd_jax.labels import CIHP20, HALFBODY9
 from hsd_jax.models.layout_generator import LayoutOutput
@@ -22,6 +23,7 @@ class Leaning:
         return LayoutOutput(jnp.roll(x, 1, axis=2), x, x[..., :1])
 
 
+@pytest.mark.untyped
 def test_two_views_have_no_bias_to_a_side():
     rng = np.random.default_rng(0)
     layouts = jnp.asarray(rng.integers(0, 20, (2, 8, 10)))
