@@ -10,6 +10,7 @@ from faces import FACE, draw_face, write_faces
 
 from configs.embedded import get_config
 from data import label_landmarks
+from hsd_jax import cli
 from hsd_jax.evaluation.landmarks import area_under_curve, metrics
 from hsd_jax.models.landmarks import MIRRORED, POINTS, SIZE, Found, LandmarkNet, soft_argmax
 from hsd_jax.parsing.landmarks import Landmarks, crop_of, locate
@@ -182,6 +183,15 @@ def test_metrics_of_a_perfect_net_and_of_a_blind_one():
     assert values["auc"] == values["kept"] == values["refused"] == 1
     assert area_under_curve(np.full(4, 0.3), np.array([True, False, True, False])) == 0.5
     assert np.isnan(area_under_curve(np.ones(2), np.array([True, True])))
+
+
+def test_the_command_tells_each_source(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["eval", "landmarks", "--data", str(folder), "--split", "train"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["source", "faces", "others", "eyes"]
+    assert [row.split()[:3] for row in rows] == [[n, "4.000", "2.000"] for n in ("all", "drawn")]
+    assert cli.main(["eval", "landmarks", "--data", str(folder)]) == 2
+    assert "no row of split 'test'" in capsys.readouterr().err
 
 
 def test_errors(tmp_path: Path, folder: Path):

@@ -1,13 +1,10 @@
-"""The landmark net on labelled crops, as a swap uses it: places, the head's turn, is it a face.
-
-    python -m hsd_jax.evaluation.landmarks --data DIR [--weights NAME|DIR] [--split NAME]
+"""`hsd eval landmarks`: places, the head's turn, and is it a face, on labelled crops.
 
 Every crop is read from a box that is moved and resized at random, as a mask's would be. Distances
 are in eye distances, from what `data/label_landmarks.py` labelled.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +13,8 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.models.landmarks import LandmarkNet
 from hsd_jax.parsing.landmarks import Landmarks, locate
-from hsd_jax.runtime.console import module_parser, status_of, table
+from hsd_jax.runtime import console
+from hsd_jax.training.tasks.landmarks import LandmarkSource
 
 _SHIFT, _RESIZE = 0.08, 0.12  # standard deviations, in face sizes and of the size's logarithm
 
@@ -74,31 +72,22 @@ def _distances(true: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.linalg.norm(seen - true, axis=-1) / np.linalg.norm(true[1] - true[0])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
-    name = "hsd_jax.evaluation.landmarks"
-    arguments = module_parser(name, __doc__)
-    add = arguments.add_argument
-    add("--data", required=True, metavar="DIR", help="folder with landmarks.csv")
-    add("--weights", default=weights.DEFAULT, metavar="NAME|DIR", help="default: %(default)s")
-    add("--split", default="test", metavar="NAME", help="default: %(default)s")
-    options = arguments.parse_args(argv)
-    return status_of(name, lambda: _run(options), extras="train")
+def run(options: argparse.Namespace) -> None:
+    """`hsd eval landmarks`.
 
-
-def _run(options: argparse.Namespace) -> None:
-    from hsd_jax.training.tasks.landmarks import LandmarkSource
-
+    Raises:
+      ValueError: no such data or weights.
+    """
     part = weights.load_part(weights.find(options.weights), "landmarks")
     source = LandmarkSource(options.data, options.split)
-    pairs = list(each(source, part.module, part.params))
+    pairs = []
+    with console.Progress(len(source)) as progress:
+        for pair in each(source, part.module, part.params):
+            pairs.append(pair)
+            progress.update()
     rows = {"all": metrics(pairs)}
     for name in sorted(set(source.names)):
         rows[name] = metrics([pair for pair in pairs if pair[0]["source"] == name])
     columns = list(rows["all"])
     cells = [[name, *(row.get(column) for column in columns)] for name, row in rows.items()]
-    print(table(["source", *columns], cells))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(console.table(["source", *columns], cells))
