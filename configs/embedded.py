@@ -1,4 +1,4 @@
-"""The embedded weights: four small nets for a laptop, trained on half-body pictures of 256 px.
+"""The embedded weights: five small nets for a laptop, trained on half-body pictures of 256 px.
 
     python -m data.build halfbody --source PICTURES --out data_built
     python -m hsd_jax.train --config configs/embedded.py:parser --workdir runs/parser
@@ -7,13 +7,15 @@
         --data data_built --out data_built/latents
     python -m hsd_jax.train --config configs/embedded.py:layout --workdir runs/layout
     python -m hsd_jax.train --config configs/embedded.py:diffusion --workdir runs/diffusion
+    python -m hsd_jax.train --config configs/embedded.py:landmarks --workdir runs/landmarks
 
-`--config.data.dir` says where the built data lie. Hardware, cost and figures: MODEL_CARD.md.
+`--config.data.dir` says where the built data lie; the landmarks' are another folder, which
+`data/label_landmarks.py` writes. Hardware, cost and figures: MODEL_CARD.md.
 """
 
 from ml_collections import ConfigDict
 
-PARTS = ("parser", "autoencoder", "layout", "diffusion")
+PARTS = ("parser", "autoencoder", "layout", "diffusion", "landmarks")
 
 
 def _base() -> ConfigDict:
@@ -30,6 +32,7 @@ def _base() -> ConfigDict:
     config.eval_batch_size = 16
     config.parallel, config.accumulate = "sharded", 1
     config.mesh = ConfigDict(dict(data=-1, fsdp=1))
+    config.freeze = ()  # paths of parameters that stay: "autoencoder/encoder"
     config.best, config.best_mode = "", "max"  # a metric (SPLIT/NAME) whose best checkpoint stays
     config.eval_metrics, config.eval_weights = (), ""  # ("pd",): hsd_jax.evaluation.during_training
     config.profile = 0  # steps to trace
@@ -76,7 +79,10 @@ def _autoencoder(config: ConfigDict) -> None:
             mid_attention=False,
         )
     )
-    config.loss = ConfigDict(dict(detail=0.5, regulariser=1e-7))
+    # `perceptual`: LPIPS' weights, which then take the place of `detail` (docs/checkpoints.md).
+    config.loss = ConfigDict(
+        dict(detail=0.5, regulariser=1e-7, perceptual="", backbone="", perceptual_weight=0.5)
+    )
     config.data.update(
         dict(
             size=128, scale=(0.6, 1.3), backdrop=0.1, rotation=10.0, jitter=0.0, mirror=0.5,
@@ -118,8 +124,21 @@ def _diffusion(config: ConfigDict) -> None:
     config.data.update(dict(fit_partner=True, remove_neck=False))
 
 
+def _landmarks(config: ConfigDict) -> None:
+    config.steps, config.batch_size = 2400, 24
+    config.optimizer.update(dict(learning_rate=1e-3))
+    config.model = ConfigDict(dict(widths=(48, 64, 96), depths=(1, 2, 2)))
+    config.loss = ConfigDict(dict(heatmap=1.0, points=20.0, angles=2.0, face=0.5))
+    config.data.update(
+        dict(
+            dir="data_landmarks", scale=(0.67, 1.43), rotation=30.0, jitter=0.18, mirror=0.5,
+            colour=1.0, hidden=0.12, covered=0.25,
+        )
+    )
+
+
 def get_config(part: str) -> ConfigDict:
-    """The config of one of the four nets."""
+    """The config of one of the five nets."""
     if part not in PARTS:
         raise ValueError(f"no embedded config {part!r}: use one of {', '.join(PARTS)}")
     config = _base()

@@ -68,6 +68,7 @@ def base(size: int) -> ConfigDict:
     config.parallel = "sharded"
     config.mesh = ConfigDict(dict(data=-1, fsdp=1))
     config.accumulate = 1
+    config.freeze = ()
     config.best = ""
     config.best_mode = "max"
     config.eval_metrics = ()

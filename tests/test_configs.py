@@ -12,11 +12,11 @@ from hsd_jax.labels import LABEL_SETS
 from hsd_jax.swapping import mixing
 from hsd_jax.training.loop import DEFAULTS
 from hsd_jax.training.optimizer import make_optimizer
-from hsd_jax.training.tasks import TASKS, layout, make_task
+from hsd_jax.training.tasks import layout, make_task
 
 CIHP = LABEL_SETS["cihp20"]
 CONFIGS = {"shhq256": shhq256, "shhq512": shhq512}
-EVERY = [(name, part) for name in CONFIGS for part in TASKS]
+EVERY = [(name, part) for name in CONFIGS for part in shhq256.PARTS]
 # vq-f4 and semantic_synthesis256 as CompVis publishes them (the latter with 6 input channels, and
 # a 1 x 1 convolution of 20 classes to 3); U2-Net with 20 classes and the focus map; our parser.
 SIZES = {
@@ -36,7 +36,7 @@ def plain(name: str, part: str, folder: Path) -> dict:
     return config.to_dict()
 
 
-@pytest.mark.parametrize("part", TASKS)
+@pytest.mark.parametrize("part", shhq256.PARTS)
 def test_sizes_are_the_published_nets(part: str, tmp_path: Path):
     # One net serves both resolutions: the shapes that init is given do not depend on them.
     task = make_task(plain("shhq256", part, tmp_path))
@@ -49,7 +49,7 @@ def test_sizes_are_the_published_nets(part: str, tmp_path: Path):
     assert set(task.parts(shapes)) <= set(shapes)
 
 
-@pytest.mark.parametrize("part", TASKS)
+@pytest.mark.parametrize("part", shhq256.PARTS)
 def test_both_resolutions_have_the_same_nets(part: str):
     small, large = shhq256.get_config(part), shhq512.get_config(part)
     for key in ("model", "condition", "schedule", "discriminator", "loss", "labels", "ema"):

@@ -16,6 +16,7 @@ from configs.embedded import PARTS, get_config
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.models import apply, norm
 from hsd_jax.models import layout_generator as lg
+from hsd_jax.models.landmarks import POINTS, SIZE
 from hsd_jax.training import parallel
 from hsd_jax.training.dryrun import count_collectives
 from hsd_jax.training.loop import DEFAULTS, Training
@@ -55,6 +56,7 @@ def tiny_config(part: str, folder: Path, **changes: Any) -> dict:
         "layout": dict(preset="tiny", norm="batch"),
         "diffusion": dict(model_channels=16, channel_mult=(1,), num_res_blocks=1, num_heads=2,
                           mid_attention=False),
+        "landmarks": dict(widths=(16, 16, 16), depths=(1, 1, 1), hidden=8),
     }[part]  # fmt: skip
     if part == "layout":  # the paper's adversarial term, which the embedded config leaves out
         config["loss"]["adversarial"] = 0.2
@@ -81,6 +83,13 @@ def random_batch(part: str, step: int) -> dict[str, np.ndarray]:
     if part == "toy":
         x = rng.random((BATCH, 4, 4, 8), np.float32)
         return {"x": x, "weight": 0.5 + rng.random(BATCH).astype(np.float32)}
+    if part == "landmarks":
+        return {
+            "image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8),
+            "points": rng.random((BATCH, len(POINTS), 2), np.float32),
+            "angles": rng.standard_normal((BATCH, 2), np.float32),
+            "found": rng.integers(0, 2, BATCH) > 0,
+        }
     side = 64 if part == "layout" else 32
     batch = {
         "image": rng.integers(0, 256, (BATCH, side, side, 3), np.uint8),

@@ -16,7 +16,7 @@ import pytest
 from configs import shhq256
 from hsd_jax.training.loop import DEFAULTS, Training
 from hsd_jax.training.parallel import AXES, make_parallel
-from hsd_jax.training.tasks import TASKS, make_task
+from hsd_jax.training.tasks import make_task
 
 GOLDEN = Path(__file__).parent / "partitions.json"
 FSDP = 8
@@ -53,7 +53,7 @@ def share(tree) -> float:
     return float(held / sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
 
 
-@pytest.mark.parametrize("part", TASKS)
+@pytest.mark.parametrize("part", shhq256.PARTS)
 def test_the_full_size_nets_lie_as_they_did(part: str, tmp_path: Path):
     state = state_of(part, tmp_path)
     wanted = json.loads(GOLDEN.read_text())[part]
@@ -81,5 +81,5 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", FSDP)
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with tempfile.TemporaryDirectory() as folder:
-        found = {part: lines_of(state_of(part, Path(folder)).params) for part in TASKS}
+        found = {part: lines_of(state_of(part, Path(folder)).params) for part in shhq256.PARTS}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")

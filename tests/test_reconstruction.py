@@ -15,7 +15,7 @@ from hsd_jax.models import apply
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.discriminator import PatchDiscriminator, hinge_d, hinge_g
 from hsd_jax.models.perceptual import LPIPS
-from hsd_jax.training.reconstruction import detail_loss
+from hsd_jax.training.reconstruction import detail_loss, sharpness
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.tasks import make_task
 from hsd_jax.training.tasks.autoencoder import sample_latents
@@ -138,3 +138,13 @@ def test_without_a_file_it_says_so(tmp_path: Path):
     assert "loss.detail" in make_task(tiny()).note
     with pytest.raises(ValueError, match="no such file"):
         make_task(tiny(perceptual=str(tmp_path / "absent.pth")))
+
+
+def test_sharpness_is_the_spread_of_second_differences():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 16, 16, 3)).astype(np.float32))
+    ramp = jnp.linspace(-1, 1, 16)[None, :, None, None]  # its Laplacian is 0
+    np.testing.assert_allclose(sharpness(x, x + ramp), 1, rtol=1e-4)
+    np.testing.assert_allclose(sharpness(x, 0.3 * x), 0.3, rtol=1e-4)
+    blurred = (x + jnp.roll(x, 1, 1) + jnp.roll(x, 1, 2)) / 3
+    assert (sharpness(x, blurred) < 0.8).all()

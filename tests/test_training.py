@@ -1,4 +1,4 @@
-"""The four trainings, end to end on drawn people: they run, resume to the bit, release weights."""
+"""The five trainings, end to end on drawn people: they run, resume to the bit, release weights."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from faces import write_faces
 from PIL import Image, ImageDraw
 
 from configs.embedded import PARTS, get_config
@@ -56,6 +57,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
     out = folder / "built"
     assert build.main(["halfbody", "--source", str(folder), "--out", str(out)]) == 0
+    write_faces(out)
     return out
 
 
@@ -69,6 +71,7 @@ TINY = {
     "diffusion": dict(
         model_channels=16, channel_mult=(1, 2), num_res_blocks=1, num_heads=2, dropout=0.1
     ),
+    "landmarks": dict(widths=(16, 16, 16), depths=(1, 1, 1), hidden=8),
 }
 
 
@@ -84,7 +87,8 @@ def tiny_config(part: str, data_dir: Path, steps: int) -> dict:
         config["loss"]["adversarial"] = 0.2
         config["discriminator"] = dict(ndf=8, n_layers=2, norm="batch")
     config["data"] |= {"parser": dict(size=64), "autoencoder": dict(size=32),
-                       "layout": dict(size=32), "diffusion": dict(window=8)}[part]
+                       "layout": dict(size=32), "diffusion": dict(window=8),
+                       "landmarks": {}}[part]
     return config
 
 

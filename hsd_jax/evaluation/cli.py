@@ -159,6 +159,12 @@ def _sheet(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _landmarks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", default="test", metavar="NAME", help="of landmarks.csv; default: %(default)s"
+    )
+
+
 def _identity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY, once or more often")
 
@@ -180,6 +186,10 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
     "parsing": (
         "layouts.run_parsing", "the parser's layouts of test images",
         "weights data sources groups", lambda _: None,
+    ),
+    "landmarks": (
+        "landmarks.run", "places, turn and confidence of faces in labelled crops", "weights data",
+        _landmarks,
     ),
     "severity": (
         "severity.run", "does a distance grow as images get worse?", f"{_DATA} extractors",

@@ -16,7 +16,7 @@ from hsd_jax.models.blocks import GroupNorm, depth_to_space, space_to_depth
 from hsd_jax.models.conv import Conv, upsample_nearest
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Norm, swish, convolution, twice, around a skip (pre-activation, He et al. 2016)."""
 
     features: int
@@ -76,12 +76,12 @@ class Parser(nn.Module):
             if level:
                 h = Conv(features_, stride=2, dtype=self.dtype, name=f"down{level}")(h)
             for i in range(depth):
-                h = _Residual(features_, dtype=self.dtype, name=f"encoder{level}_{i}")(h)
+                h = Residual(features_, dtype=self.dtype, name=f"encoder{level}_{i}")(h)
             skips.append(h)
         for level in reversed(range(len(self.widths) - 1)):
             h = Conv(self.widths[level], kernel_size=1, dtype=self.dtype, name=f"up{level}")(h)
             h = upsample_nearest(h) + skips[level]
-            h = _Residual(self.widths[level], dtype=self.dtype, name=f"decoder{level}")(h)
+            h = Residual(self.widths[level], dtype=self.dtype, name=f"decoder{level}")(h)
         h = nn.swish(GroupNorm(1e-6, 16, self.dtype, name="norm_out")(h))
         h = Conv(4 * self.num_classes, dtype=self.dtype, name="head")(h)
         h = depth_to_space(h, 2).astype(jnp.float32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from hsd_jax import weights
 from hsd_jax.runtime import files
+from hsd_jax.training import freeze
 from hsd_jax.training.checkpoint import Checkpoints
 from hsd_jax.training.input import EVAL_SPLIT, Records, eval_batches, make_dataset
 from hsd_jax.training.log import Log
@@ -29,6 +30,7 @@ DEFAULTS: Mapping[str, Any] = {
     "parallel": "sharded",  # or "pmap"
     "mesh": {"data": -1, "fsdp": 1},
     "accumulate": 1,  # parts of a batch worked through one after the other
+    "freeze": (),  # paths of parameters that stay as they are: "autoencoder/encoder"
     "best": "",  # a metric of an evaluation, SPLIT/NAME: its best checkpoint stays
     "best_mode": "max",  # or "min"
     "eval_metrics": (),  # further metrics of an evaluation (hsd_jax.evaluation.during_training)
@@ -102,10 +104,13 @@ class Training:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.optimizer = make_optimizer(config["optimizer"], config["steps"])
-        self.step = TrainStep(
-            self.task.loss, self.optimizer, config["ema"], config["seed"], config["accumulate"]
-        )
+        optimizer = make_optimizer(config["optimizer"], config["steps"])
+        loss, still = self.task.loss, tuple(config["freeze"])
+        if still:
+            loss = freeze.without_gradient(loss, still)
+            optimizer = freeze.without_updates(optimizer, still)
+        self.optimizer = optimizer
+        self.step = TrainStep(loss, optimizer, config["ema"], config["seed"], config["accumulate"])
 
     def create(self) -> TrainState:
         """The state at step 0; pure."""

@@ -44,6 +44,17 @@ def detail_loss(x: Images, y: Images, levels: int = 3) -> jax.Array:
     return total
 
 
+def sharpness(x: Images, y: Images) -> Float[Array, " b"]:
+    """Standard deviation of the Laplacian of `y`'s grey over that of `x`'s; 1: as sharp as `x`."""
+
+    def deviation(image: Images) -> jax.Array:
+        grey = jnp.mean(image, axis=-1)
+        sides = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+        return jnp.std(sides - 4 * grey[:, 1:-1, 1:-1], axis=(1, 2))
+
+    return deviation(y) / jnp.maximum(deviation(x), 1e-6)
+
+
 def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distance:
     """LPIPS in the net of a checkpoint; its weights are constants.
 

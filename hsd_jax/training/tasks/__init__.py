@@ -1,4 +1,4 @@
-"""The four trainings: each file makes a `Task` of a config; the loop knows no more than this."""
+"""The five trainings: each file makes a `Task` of a config; the loop knows no more than this."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -19,6 +19,7 @@ Ratios = dict[str, tuple[jax.Array, jax.Array]]
 TASKS = {
     "autoencoder": "AutoencoderTask",
     "diffusion": "DiffusionTask",
+    "landmarks": "LandmarksTask",
     "layout": "LayoutTask",
     "parser": "ParserTask",
 }

@@ -18,6 +18,7 @@ from hsd_jax.training.reconstruction import (
     against_critic,
     detail_loss,
     perceptual_loss,
+    sharpness,
     with_leaf,
 )
 from hsd_jax.training.rng import per_example
@@ -129,7 +130,11 @@ class AutoencoderTask(Task):
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Ratios:
         x, y, count = _pixels(batch), self.reconstruct(params, batch), jnp.sum(batch["mask"])
         psnr = 10 * jnp.log10(4 / jnp.mean((y - x) ** 2, axis=(1, 2, 3)))
-        ratios = {"psnr": (jnp.sum(psnr * batch["mask"]), count)}
+        sharp = sharpness(x, y)
+        ratios = {
+            "psnr": (jnp.sum(psnr * batch["mask"]), count),
+            "sharpness": (jnp.sum(sharp * batch["mask"]), count),
+        }
         if self.lpips is not None:
             ratios["lpips"] = (jnp.sum(self.lpips(x, y) * batch["mask"]), count)
         return ratios

@@ -1,0 +1,112 @@
+"""Where eyes, nose, mouth and jaw of a face in a photo are, and where it looks."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsd_jax.imaging import framing
+from hsd_jax.imaging.framing import Crop
+from hsd_jax.models import apply
+from hsd_jax.models.landmarks import MIRRORED, POINTS, SIDE, SIZE, LandmarkNet
+from hsd_jax.runtime.programs import Program
+
+Box = tuple[float, float, float]
+"""A face's centroid (column, row) and size, the square root of its area, in the photo's pixels."""
+
+_AREA = 0.8  # of a face, as a share of its width between the edges times its height
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """A face's landmarks in a photo."""
+
+    points: np.ndarray
+    """float32 [9, 2], column and row of `models.landmarks.POINTS` in the photo's pixels."""
+    yaw: float
+    """Degrees to the viewer's right."""
+    pitch: float
+    """Degrees upwards."""
+    confidence: float
+    """0 to 1: whether a face is there and seen well enough."""
+
+    def point(self, name: str) -> np.ndarray:
+        """float32 [2], one of `POINTS`."""
+        return self.points[POINTS.index(name)]
+
+    @property
+    def eye_distance(self) -> float:
+        """Between the eyes' centres, in pixels."""
+        return float(np.linalg.norm(self.points[1] - self.points[0]))
+
+    @property
+    def box(self) -> Box:
+        """The face's place and size as its outline tells it."""
+        left, right, chin, forehead = (
+            self.point(name) for name in ("left_edge", "right_edge", "chin", "forehead")
+        )
+        x, y = (chin + forehead) / 2
+        area = _AREA * np.linalg.norm(right - left) * np.linalg.norm(chin - forehead)
+        return float(x), float(y), float(np.sqrt(area))
+
+
+def crop_of(box: Box) -> Crop:
+    """The square that the net sees of a face.
+
+    Raises:
+      ValueError: the box has no size.
+    """
+    x, y, size = box
+    if not (np.isfinite(box).all() and size > 0):
+        raise ValueError(f"a face's box is (column, row, size > 0), not {box}")
+    side = max(2, round(SIDE * size))
+    return Crop(round(x - side / 2), round(y - side / 2), side)
+
+
+def locate(module: LandmarkNet, params: Any, image: np.ndarray, box: Box) -> Landmarks:
+    """The landmarks of the face in `box`.
+
+    Two looks, of which the second is placed by the first, each with the mirror image beside it.
+    Where the first finds no face there is no second.
+
+    Args:
+      module, params: the landmark net, as `weights.load_part` gives it.
+      image: uint8 `[H, W, 3]`.
+      box: where the face is, roughly: the size may be off by a third, the place by a sixth of it.
+
+    Raises:
+      ValueError: the box has no size.
+    """
+    found = _look(module, params, image, box)
+    if found.confidence > 0.5 and found.box[2] > 0:
+        found = _look(module, params, image, found.box)
+    return found
+
+
+@cache
+def program(module: Any) -> Program:
+    """`(params, uint8 [SIZE, SIZE, 3]) -> (points [9, 2], angles [2], confidence)` as shares of the
+    crop, radians and a probability."""
+
+    def both_ways(params: Any, image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = image.astype(jnp.float32) / 127.5 - 1
+        found = apply(module, params, jnp.stack([x, x[:, ::-1]]))
+        points, mirrored = found.points
+        mirrored = (mirrored * jnp.array([-1.0, 1.0])[None] + jnp.array([1.0, 0.0])[None])
+        points = (points + mirrored[jnp.array(MIRRORED)]) / 2
+        angles = (found.angles[0] + found.angles[1] * jnp.array([-1.0, 1.0])) / 2
+        return points, angles, jax.nn.sigmoid(found.confidence).mean()
+
+    return Program("landmarks", both_ways, module)
+
+
+def _look(module: Any, params: Any, image: np.ndarray, box: Box) -> Landmarks:
+    crop = crop_of(box)
+    seen = framing.take(image, crop, SIZE)
+    points, angles, confidence = jax.device_get(program(module)(params, seen))
+    points = points * crop.side + np.array([crop.left, crop.top], np.float32)
+    yaw, pitch = np.degrees(angles)
+    return Landmarks(points.astype(np.float32), float(yaw), float(pitch), float(confidence))
