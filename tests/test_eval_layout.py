@@ -17,6 +17,7 @@ from hsd_jax.evaluation.regions import stage
 from hsd_jax.labels import HALFBODY9 as LABELS
 from hsd_jax.models.layout_generator import LayoutOutput
 from hsd_jax.swapping.mixing import head_cover, mix_layouts, remove_neck
+from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import PARTS, SwapSpec
 
@@ -45,8 +46,11 @@ class _Generator(nn.Module):
         return LayoutOutput(probs, probs, hole)
 
 
-class _Networks:
+class _Networks(SwapNetworks):
     """Networks without parameters: the neck is filled in the layout, latents are noisy images."""
+
+    def __init__(self):
+        pass
 
     spec = SwapSpec(
         size=256, labels=LABELS, factor=1, latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3,

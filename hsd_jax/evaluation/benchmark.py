@@ -115,7 +115,7 @@ def remembering(parse: Parse) -> Parse:
     return parse_once
 
 
-def make_extractors(specs: Sequence[str]) -> list[features.NetExtractor]:
+def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
     """Of the option `--extractors`.
 
     Raises:
@@ -274,7 +274,7 @@ def _measured(
     options: argparse.Namespace,
     state: Setting,
     entries: Mapping[str, methods.Results],
-    extractors: Sequence[features.NetExtractor],
+    extractors: Sequence[features.Extractor],
     notes: Mapping[str, str],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from hsd_jax.evaluation.features import Extractor, cached, distance_names, kernel_scale
 from hsd_jax.evaluation.frechet import (
@@ -100,7 +100,9 @@ class RealImages:
         return cached(self.folder, fingerprint(self.key, list(self.indices), *facts), compute)
 
 
-def _view(images: Images, hidden: Masks, region: str, choices: Choices) -> Images:
+def _view(
+    images: Images, hidden: Masks, region: str, choices: Choices
+) -> UInt8[np.ndarray, "b n m 3"]:
     if region == "Mask-":
         return exposed(images, hidden, choices)
     return focal(images, choices) if region == "Focal-" else images

