@@ -64,7 +64,7 @@ class Identity:
 def cosine(a: Float[np.ndarray, "*b d"], b: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b"]:
     """Cosine similarity of vectors, -1 to 1; 0 where one has no length."""
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return (a * b).sum(-1) / np.maximum(norms, 1e-12)
+    return np.asarray((a * b).sum(-1) / np.maximum(norms, 1e-12))
 
 
 class OnnxFaces:
@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> None:
                 progress.print(f"{head} on {body}: no face found in {', '.join(hidden)}")
                 continue
             own, *others = (face for face in faces.values() if face is not None)
-            metrics = [f(own, x) for x in others for f in (_distance, cosine)]
+            metrics = [float(f(own, x)) for x in others for f in (_distance, cosine)]
             rows.append([Path(head).name, Path(body).name, *metrics])
     if not rows:
         return
