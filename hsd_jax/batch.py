@@ -100,6 +100,7 @@ class Settings:
     solver: str
     steps: int | None
     preserve: str
+    skin_tone: str
 
 
 class Batch:
@@ -165,7 +166,7 @@ class Batch:
     def _paired(self, job: Job, swapper: Any) -> Any:
         return swapper.pair(
             self._base / job.head, self._base / job.body,
-            person=job.person, head_person=job.head_person,
+            person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,
         )  # fmt: skip
 
     def _readable(

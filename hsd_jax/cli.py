@@ -252,6 +252,13 @@ def _sampler() -> argparse.ArgumentParser:
         help="what is not generated is the photos' own pixels, or decoded from latents as in the "
         "paper (default: %(default)s)",
     )
+    shared.add_argument(
+        "--skin-tone",
+        choices=("auto", "keep", "match"),
+        default="auto",
+        help="whether skin that stays follows the new face (default: %(default)s, where they "
+        "differ)",
+    )
     shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return shared
 

@@ -48,7 +48,9 @@ def batch(args: argparse.Namespace) -> int:
     jobs = batches.read_jobs(args.pairs, args.seed)
     folder = weights.find(args.weights)
     mark = batches.weights_mark(folder)
-    settings = batches.Settings(mark, args.solver, args.steps, args.preserve)
+    settings = batches.Settings(
+        mark, args.solver, args.steps, args.preserve, args.skin_tone
+    )
     run = batches.Batch(jobs, args.output, args.pairs.parent, settings)
     with Progress(unit="pair") as progress:
         if run.todo:
@@ -131,6 +133,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         samples=args.samples,
         solver=args.solver,
         preserve=args.preserve,
+        skin_tone=args.skin_tone,
         person=args.person,
         head_person=args.head_person,
         keep_steps=args.save_steps is not None,

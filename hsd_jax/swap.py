@@ -6,7 +6,7 @@ layouts, inpaint the mixed one, encode, fuse and decode (`swapping.runner`); fin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair, aligned, frame_pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
+from hsd_jax.swapping.skin import SkinTone, follow_face
 from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
 
 
@@ -92,6 +93,7 @@ class HeadSwapper:
         samples: int = 1,
         solver: str = "dpmpp",
         preserve: Preserve = "photo",
+        skin_tone: SkinTone = "auto",
         person: int = 1,
         head_person: int = 1,
         keep_steps: bool = False,
@@ -106,6 +108,7 @@ class HeadSwapper:
           solver: "dpmpp", "ddim" or "ddpm".
           preserve: "photo": what is not generated is the photos' own pixels; "latents": the whole
             crop is decoded from latents, as in the paper.
+          skin_tone: whether the body's skin follows the new face: "auto", "keep" or "match".
           person: which person of the body photo, 1 for the largest face.
           head_person: which person of the head photo.
           keep_steps: also return the crop that each step predicts.
@@ -120,16 +123,31 @@ class HeadSwapper:
         self._check(samples, sampling, preserve)
         self._parser.prepare()
         self._runner.prepare(samples, sampling)
-        pair = self.pair(head, body, person=person, head_person=head_person)
+        pair = self.pair(
+            head, body, person=person, head_person=head_person, skin_tone=skin_tone
+        )
         (results,) = self.paint([pair], [seed], samples, sampling, preserve)
         return results[0] if samples == 1 else results
 
-    def pair(self, head: Any, body: Any, *, person: int = 1, head_person: int = 1) -> Pair:
+    def pair(
+        self,
+        head: Any,
+        body: Any,
+        *,
+        person: int = 1,
+        head_person: int = 1,
+        skin_tone: SkinTone = "auto",
+    ) -> Pair:
         """Crops and parses both photos and aligns the necks; arguments and errors as above."""
         photos = read_photo(head, "the head photo"), read_photo(body, "the body photo")
         source, target = frame_pair(self._parser, *photos, head_person, person)
         shifts, layouts = self._runner.align(source.layout[None], target.layout[None])
-        return aligned(source, target, int(shifts[0]), layouts[0])
+        pair = aligned(source, target, int(shifts[0]), layouts[0])
+        if not self.spec.finish.skin_tone:
+            return pair
+        toned = follow_face(source, target, self.spec.labels, skin_tone)
+        note = f"the body's skin follows the new face, {toned.difference:.0f} apart (CIE76)"
+        return replace(pair, body=toned.body, notes=(note,) if toned.changed else ())
 
     def paint(
         self,

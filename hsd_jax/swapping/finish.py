@@ -73,7 +73,10 @@ def paste_back(
     if preserve == "latents":
         square, generated = framing.resize(painted, side), np.ones((side, side), np.float32)
     else:
-        layers = Layers.at_crop(head.image, body.image, plan.head, plan.body)
+        # The head's neck fades into the body's, not into what is painted between them.
+        necks = np.isin(body.layout, spec.labels.neck) & (plan.layout == body.layout)
+        under = plan.head & necks if spec.finish.keep_neck else False
+        layers = Layers.at_crop(head.image, body.image, plan.head, plan.body | under)
         finished = settle(painted, layers, plan.layout, spec, body.inside)
         # The head by its own crop and the body's very pixels, at the resolution of its photo.
         native = Layers(

@@ -26,11 +26,13 @@ class Pair:
       head: the person whose head is kept, cropped to where it will stand.
       body: the person whose body and surroundings are kept.
       shift: by how many of the crop's columns neck alignment has moved the head.
+      notes: what was done to the photos.
     """
 
     head: Person
     body: Person
     shift: int
+    notes: tuple[str, ...] = ()
 
     def warnings(self, labels: LabelSet) -> tuple[str, ...]:
         """What a person should know before using the result."""
@@ -45,7 +47,7 @@ class Pair:
         enlarged = self.body.crop.side / self.head.crop.side
         if enlarged > _SOFT:
             found.append(f"the head is enlarged {enlarged:.1f} times and will look soft")
-        return tuple(found)
+        return (*found, *self.notes)
 
 
 def frame_pair(

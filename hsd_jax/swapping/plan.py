@@ -19,6 +19,8 @@ from hsd_jax.swapping.spec import UNIT, Finish, SwapSpec
 # masks may be wrong. docs/finish.md has figures for them on validation images.
 _OLD_HEAD_MARGIN = 7
 _NECK_MARGIN = 3
+_JAW_MARGIN = 2
+_STRIP = 8  # of the head's own neck that stays under its jaw
 _EDGE_OUTSIDE = 4
 _EDGE_INSIDE = 2
 
@@ -59,13 +61,36 @@ def make_plan(
         layout = jnp.where(fits & (regions.rest > 0), layout_body, layout)
     old_head = group_mask(layout_body, labels.head)
     necks = own_neck | group_mask(layout, labels.neck)
+    kept = jnp.zeros(own_neck.shape, bool)
+    if spec.finish.keep_neck:
+        kept = _kept_neck(layout_body, layout, spec)
+        necks &= ~(own_neck & (layout == layout_body))
     painted = (
         (dilate(old_head, margin(_OLD_HEAD_MARGIN)) > 0)
         | (dilate(necks, margin(_NECK_MARGIN)) > 0)
         | (dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0)
     )
-    head = erode(regions.head, margin(_EDGE_INSIDE)) > 0
-    return Plan(blended, layout, head, ~painted & ~head)
+    whole = regions.head
+    if spec.finish.keep_neck:
+        whole = jnp.maximum(whole, _under_jaw(layout_head, layout, spec))
+    head = erode(whole, margin(_EDGE_INSIDE)) > 0
+    return Plan(blended, layout, head, (~painted | kept) & ~head)
+
+
+def _under_jaw(layout_head: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
+    """A strip of the head's own neck, so that jaws keep their shadow and end on a photo."""
+    near = dilate(group_mask(layout_head, spec.labels.face), spec.pixels(_STRIP)) > 0
+    neck = spec.labels.neck
+    return near & group_mask(layout_head, neck) & group_mask(layout, neck)
+
+
+def _kept_neck(layout_body: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
+    """The body's neck up to the jaws; loose hair of the old head needs its whole margin."""
+    labels, margin = spec.labels, spec.pixels
+    hair = tuple(index for index in labels.head if index != labels.face)
+    near = dilate(group_mask(layout_body, labels.face), margin(_JAW_MARGIN)) > 0
+    near |= dilate(group_mask(layout_body, hair), margin(_OLD_HEAD_MARGIN)) > 0
+    return group_mask(layout_body, labels.neck) & (layout == layout_body) & ~near
 
 
 def latent_regions(plan: Plan, factor: int) -> Regions:

@@ -57,6 +57,10 @@ class Finish:
     """Layouts are inpainted from two views, straight and mirrored."""
     own_neck: bool = False
     """Where the body's neck shows, the inpainted layout keeps its shape."""
+    keep_neck: bool = False
+    """What shows of the body's neck stays; else it is painted anew, as in the paper."""
+    skin_tone: bool = False
+    """The body's skin may follow the tone of the new face (see `swapping.skin`)."""
     follow_necks: bool = False
     """Heads move on where necks lie beside their faces (see `mixing.turned_neck_shift`)."""
 
