@@ -234,7 +234,7 @@ class LandmarksTask(Task):
     def _predict(self) -> Any:
         return jax.jit(lambda params, batch: self.look(params, batch).points)
 
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         points = np.asarray(self._predict(params, batch))
         images = [np.asarray(image).copy() for image in batch["image"][:8]]
         for image, places in zip(images, points[:8], strict=True):
