@@ -195,6 +195,7 @@ def pictures() -> list[LabelledImage]:
     ]
 
 
+@pytest.mark.untyped
 def test_a_sample_depends_on_its_pair_alone(folder: Path):
     people = pictures()
     staged = [stage(*pair, LABELS, "face", True) for pair in (people, people[::-1])]
@@ -213,6 +214,7 @@ def test_a_sample_depends_on_its_pair_alone(folder: Path):
         sampler(["0"], [stage(small, small, LABELS, "data", True)], LABELS)
 
 
+@pytest.mark.untyped
 def test_the_condition_without_a_layout_generator_has_holes(folder: Path):
     staged = [stage(*pictures(), LABELS, "face", True)]
     inpainted, holed = (

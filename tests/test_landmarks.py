@@ -130,9 +130,9 @@ def test_losses_do_not_ask_where_a_face_is_that_is_not_there():
 
 
 def test_one_batch_is_learnt(folder: Path):
-    config, steps = get_config("landmarks").to_dict(), 100
+    config, steps = get_config("landmarks").to_dict(), 60
     config["model"] = dict(widths=SMALL.widths, depths=SMALL.depths, hidden=SMALL.hidden)
-    config["optimizer"] |= dict(learning_rate=4e-3, warmup=5, decay="constant")
+    config["optimizer"] |= dict(learning_rate=6e-3, warmup=5, decay="constant")
     made, source = make_task(config), task.LandmarkSource(str(folder), "train")
     examples = [task.view(source[i]) for i in range(len(source))]
     batch = {name: np.stack([x[name] for x in examples]) for name in examples[0]}

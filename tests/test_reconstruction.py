@@ -21,8 +21,8 @@ from hsd_jax.training.tasks import make_task
 from hsd_jax.training.tasks.autoencoder import sample_latents
 
 BATCH = {
-    "image": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8),
-    "index": np.arange(2, dtype=np.int32),
+    "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)),
+    "index": jnp.arange(2, dtype=jnp.int32),
 }
 KEY = jax.random.key(3)
 

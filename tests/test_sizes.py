@@ -121,6 +121,7 @@ def test_networks_that_ask_for_no_finish_get_none(tmp_path):
     assert embedded.finish.texture > 0 and embedded.finish.match_border
 
 
+@pytest.mark.untyped
 def test_preserving_latents_gives_the_decoders_own_crop(tmp_path):
     folder = with_trained_parser(write_weights(tmp_path, 128))
     swapper = HeadSwapper(folder)

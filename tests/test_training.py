@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from faces import write_faces
@@ -231,9 +232,10 @@ def test_merged_classes_count_as_one_where_labels_are_automatic():
     log_p = np.asarray(jax.nn.log_softmax(logits))
     of_label = np.take_along_axis(log_p, layout[..., None], -1)[..., 0]
     drawn = np.array([True, False])
-    plain = parser.log_likelihood(logits, layout, drawn, ())
+    given = [jnp.asarray(x) for x in (logits, layout, drawn)]
+    plain = parser.log_likelihood(*given, ())
     np.testing.assert_allclose(plain, of_label, rtol=1e-6)
-    merged = np.asarray(parser.log_likelihood(logits, layout, drawn, (1, 3)))
+    merged = np.asarray(parser.log_likelihood(*given, (1, 3)))
     np.testing.assert_allclose(merged[0], of_label[0], rtol=1e-6)  # a person told them apart
     group = np.log(np.exp(log_p[..., [1, 3]]).sum(-1))
     wanted = np.where(np.isin(layout, [1, 3]), group, of_label)

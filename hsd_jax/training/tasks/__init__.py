@@ -81,7 +81,7 @@ class Task(ABC):
         """Metrics of a batch as (numerator, denominator), both summed over the split; pure."""
 
     @abstractmethod
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         """Images that show a person how it goes, uint8 `[H, W, 3]`."""
 
     @abstractmethod

@@ -143,7 +143,7 @@ class AutoencoderTask(Task):
     def _reconstruct(self) -> Any:
         return jax.jit(self.reconstruct)
 
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         batch = {"image": batch["image"][:6]}
         y = np.asarray((self._reconstruct(params, batch) + 1) * 127.5).astype(np.uint8)
         pairs = [np.concatenate([a, b], axis=1) for a, b in zip(batch["image"], y, strict=True)]

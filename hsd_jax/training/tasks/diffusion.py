@@ -226,7 +226,7 @@ class DiffusionTask(Task):
     def _sample(self) -> Any:
         return jax.jit(self.sample)
 
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         """First three latent channels as colours: truth, known, sample; and the layout."""
         z0, known, z = (np.asarray(x) for x in self._sample(params, batch, key))
         side = batch["layout"].shape[1] // batch["latents"].shape[1] * self.data["window"]

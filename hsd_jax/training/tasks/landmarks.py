@@ -25,7 +25,7 @@ _READ_THREADS = 2
 
 
 class LandmarkSource:
-    """Random access to labelled crops, in the form of `training.input.Records` without layouts.
+    """Random access to labelled crops, as `training.input.Records`.
 
     An example has `image` (uint8 [S, S, 3]), `box` (float32 [3]: column, row, size), `points`
     (float32 [9, 2], pixels of the crop), `angles` (float32 [2], yaw and pitch in radians), `found`
@@ -55,6 +55,9 @@ class LandmarkSource:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def layout(self, index: int) -> np.ndarray:
+        raise ValueError("crops with landmarks have no layouts, so none can be a partner")
 
     @cached_property
     def _images(self) -> list[np.ndarray]:
@@ -234,7 +237,7 @@ class LandmarksTask(Task):
     def _predict(self) -> Any:
         return jax.jit(lambda params, batch: self.look(params, batch).points)
 
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         points = np.asarray(self._predict(params, batch))
         images = [np.asarray(image).copy() for image in batch["image"][:8]]
         for image, places in zip(images, points[:8], strict=True):

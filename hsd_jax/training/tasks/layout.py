@@ -142,7 +142,7 @@ class LayoutTask(Task):
     def _inpaint(self) -> Any:
         return jax.jit(self.inpaint)
 
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         x = holes(batch, self.labels)
         columns = (batch["layout"], np.asarray(x), np.asarray(self._inpaint(params, x)))
         rows = zip(*(colorize(column[:8], self.labels) for column in columns), strict=True)
@@ -153,7 +153,7 @@ class LayoutTask(Task):
         return {"layout_generator": Part(self.model, params["layout_generator"], facts)}
 
 
-def holes(batch: Batch, labels: LabelSet) -> jax.Array:
+def holes(batch: dict[str, Any], labels: LabelSet) -> jax.Array:
     """The generator's input: head-covered by the partner, neck removed (section 3.2)."""
     covered = head_cover(batch["layout"], batch["partner"], labels)
     return remove_neck(covered, labels).astype(jnp.int32)

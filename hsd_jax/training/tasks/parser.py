@@ -86,7 +86,7 @@ class ParserTask(Task):
     def _predict(self) -> Any:
         return jax.jit(lambda params, batch: jnp.argmax(self.logits(params, batch), -1))
 
-    def preview(self, params: Params, batch: Batch, key: jax.Array) -> Arrays:
+    def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
         found = np.asarray(self._predict(params, batch))
         rows = [
             np.concatenate(
