@@ -24,10 +24,11 @@ from hsd_jax import weights
 from hsd_jax.evaluation import features, identity, methods, metrics, report, sampling
 from hsd_jax.evaluation.measure import Measured, Parse, RealImages, measure
 from hsd_jax.evaluation.pairs import Pairing, People, read_pairs, source_fingerprint, usable
-from hsd_jax.evaluation.regions import Choices
+from hsd_jax.evaluation.regions import Alignment, Choices
 from hsd_jax.labels import LabelSet, remap
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.runtime import cache
+from hsd_jax.runtime.console import Progress
 from hsd_jax.training.input import load_source
 
 EXTRACTOR_FACE = 128  # side of the faces that the embedded extractor sees
@@ -149,7 +150,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     state, folder = setting(options), weights.find(options.weights)
     entries = methods.results_in(options.output, options.methods)
     given = {
-        path.name: methods.stranger(path, aligned, state.pairs)
+        path.name: methods.given_results(path, aligned, state.pairs)
         for paths, aligned in ((options.results, True), (options.results_unaligned, False))
         for path in paths
     }
@@ -159,9 +160,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     methods.check_settings(options.output, state.of_results() | sampled_by)
     extractors = make_extractors(options.extractors)
     sampler = partial(sampling.Sampler, folder, **state.sampled_by)
-    methods.produce(
-        state.pairs, state.people, entries, state.choices.frame, sampler, methods.Progress()
-    )
+    with Progress() as progress:
+        methods.produce(
+            state.pairs, state.people, entries, state.choices.frame, sampler, progress
+        )
     notes = {name: methods.METHODS[name] for name in entries}
     notes |= {name: "results that were given" for name in given}
     facts = {"benchmark": "swap", "name": folder.resolve().name, **sampled_by}
@@ -256,9 +258,10 @@ def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
             sampling.Sampler, given[row.weights], inpaint=row.inpaint, **state.sampled_by
         )
         result = {"hsd-latents": entries[row.name]}
-        methods.produce(
-            state.pairs, state.people, result, state.choices.frame, sampler, methods.Progress()
-        )
+        with Progress() as progress:
+            methods.produce(
+                state.pairs, state.people, result, state.choices.frame, sampler, progress
+            )
     remarks = [
         f"Not measured: {row.name}. It needs the weights {row.weights!r}, {row.needs}."
         for row in rows
@@ -318,6 +321,6 @@ def _measured(
     return content
 
 
-def _method(measured: Measured, aligned: bool, note: str) -> dict[str, Any]:
+def _method(measured: Measured, aligned: Alignment, note: str) -> dict[str, Any]:
     values = {name: asdict(value) for name, value in measured.metrics.items()}
     return {"aligned": aligned, "note": note, "figures": values}

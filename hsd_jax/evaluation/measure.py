@@ -19,6 +19,8 @@ from hsd_jax.evaluation.methods import Results, batches, staged_pair
 from hsd_jax.evaluation.metrics import PairMetric, Reference, bootstrap
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.evaluation.regions import (
+    ALIGNMENTS,
+    Alignment,
     Choices,
     Images,
     Masks,
@@ -196,7 +198,8 @@ def _read(
         for batch in batches(pairs, BATCH):
             references = {
                 aligned: _reference(batch, people, aligned, choices)
-                for aligned in {entry.aligned for entry in entries.values()}
+                for aligned in ALIGNMENTS
+                if any(entry.aligned == aligned for entry in entries.values())
             }
             for name, entry in entries.items():
                 reference = references[entry.aligned]
@@ -209,7 +212,7 @@ def _read(
 
 
 def _reference(
-    batch: Sequence[Pairing], people: People, aligned: bool, choices: Choices
+    batch: Sequence[Pairing], people: People, aligned: Alignment, choices: Choices
 ) -> Reference:
     staged = [staged_pair(pair, people, choices.frame, aligned) for pair in batch]
     head_layouts = np.stack([s.head.layout for s in staged])

@@ -1,7 +1,6 @@
 """The methods of the benchmark, and their results as pictures on disk."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,16 @@ import numpy as np
 
 from hsd_jax.evaluation import baselines
 from hsd_jax.evaluation.pairs import Pairing, People
-from hsd_jax.evaluation.regions import Staged, stage
+from hsd_jax.evaluation.regions import ALIGNMENTS, Alignment, Staged, stage
 from hsd_jax.imaging import files
 from hsd_jax.labels import LabelSet
+from hsd_jax.runtime.console import Progress
 
 UNALIGNED = "-unaligned"
 METHODS: dict[str, str] = {
     "hsd": "ours, as `hsd swap` writes it: kept pixels are those of the photos",
     "hsd-latents": "ours, everything decoded from latents, as in the paper",
+    "hsd-necks": "ours with the necks of turned heads aligned too, as `hsd swap` does",
     "hsd-unaligned": "ours without neck alignment",
     "telea": "the gap (old head and neck) by OpenCV's Telea inpainting, radius 5",
     "navier-stokes": "the gap by OpenCV's Navier-Stokes inpainting, radius 5",
@@ -27,7 +28,7 @@ METHODS: dict[str, str] = {
     "cut-and-paste-unaligned": "the same without neck alignment",
     "body-photo": "no swap: the body's photo as it is, for a scale",
 }
-OWN = ("hsd", "hsd-latents", "hsd-unaligned")
+OWN = ("hsd", "hsd-latents", "hsd-necks", "hsd-unaligned")
 DEFAULT = tuple(name for name in METHODS if name != "hsd-unaligned")
 
 
@@ -36,23 +37,11 @@ class Results:
     """Where a method's pictures lie, `ID.png` each, and whether its heads are neck-aligned."""
 
     folder: Path
-    aligned: bool
+    aligned: Alignment
 
     def path(self, pair: Pairing) -> Path:
         """The result of a pair."""
         return self.folder / f"{pair.id}.png"
-
-
-class Progress:
-    """One line on a terminal, nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-
-    def __call__(self, text: str) -> None:
-        """`text` in the place of the last; "" to clear it."""
-        if self._shown:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def results_in(folder: Path, methods: Sequence[str]) -> dict[str, Results]:
@@ -64,11 +53,17 @@ def results_in(folder: Path, methods: Sequence[str]) -> dict[str, Results]:
     if unknown := [name for name in methods if name not in METHODS]:
         raise ValueError(f"no method {unknown[0]!r}: use some of {', '.join(METHODS)}")
     return {
-        name: Results(folder / "results" / name, not name.endswith(UNALIGNED)) for name in methods
+        name: Results(folder / "results" / name, _alignment(name)) for name in methods
     }
 
 
-def stranger(folder: Path, aligned: bool, pairs: Sequence[Pairing]) -> Results:
+def _alignment(method: str) -> Alignment:
+    if method == "hsd-necks":
+        return "necks"
+    return not method.endswith(UNALIGNED)
+
+
+def given_results(folder: Path, aligned: Alignment, pairs: Sequence[Pairing]) -> Results:
     """Somebody's folder of results.
 
     Raises:
@@ -131,17 +126,17 @@ def produce(
         entry.folder.mkdir(parents=True, exist_ok=True)
     sampled = 0
     sampler: Any = None
-    for aligned in (True, False):
+    for aligned in ALIGNMENTS:
         entries = {name: entry for name, entry in results.items() if entry.aligned == aligned}
         own = [name for name in entries if name in OWN]
         other = [name for name in entries if name not in OWN]
         missing = [p for p in pairs if any(not entries[name].path(p).is_file() for name in own)]
         if missing and sampler is None:
-            progress("loading the weights ...")
+            progress.stage("loading the weights ...")
             sampler = make_sampler()
         if missing:
             for batch in batches(missing, sampler.batch):
-                progress(f"sampling: {sampled} of {len(missing)} pairs")
+                progress.stage(f"sampling: {sampled} of {len(missing)} pairs")
                 staged = [staged_pair(p, people, frame, aligned) for p in batch]
                 swaps = sampler([p.id for p in batch], staged, people.labels)
                 for pair, swapped in zip(batch, swaps, strict=True):
@@ -150,7 +145,6 @@ def produce(
                         files.save_picture(picture, entries[name].path(pair))
                 sampled += len(batch)
         _make_baselines(pairs, people, {name: entries[name] for name in other}, frame, progress)
-    progress("")
     return sampled
 
 
@@ -165,14 +159,14 @@ def _make_baselines(
         missing = [name for name, entry in entries.items() if not entry.path(pair).is_file()]
         if not missing:
             continue
-        progress(f"baselines: {number} of {len(pairs)} pairs")
+        progress.stage(f"baselines: {number} of {len(pairs)} pairs")
         staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
         for name in missing:
             picture = baseline(name, staged, people.labels)
             files.save_picture(picture, entries[name].path(pair), synthetic=name != "body-photo")
 
 
-def staged_pair(pair: Pairing, people: People, frame: str, aligned: bool) -> Staged:
+def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -> Staged:
     """The pair's pictures in one frame; errors tell the pair."""
     try:
         return stage(people[pair.head], people[pair.body], people.labels, frame, aligned)

@@ -5,7 +5,7 @@ choice, with the default that fits its words and its numbers. `stage` brings a p
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from hsd_jax.evaluation.pairs import LabelledImage
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
-from hsd_jax.swapping.mixing import regions, shift_columns, turned_neck_shift
+from hsd_jax.swapping.mixing import neck_shift, regions, shift_columns, turned_neck_shift
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -168,11 +168,16 @@ class Staged(NamedTuple):
     shift: int
 
 
-_neck_shift = jax.jit(turned_neck_shift, static_argnames="labels")
+Alignment = bool | Literal["necks"]
+"""How heads are moved to their necks, see `stage`."""
+ALIGNMENTS: tuple[Alignment, ...] = (True, "necks", False)
+
+_neck_shift = jax.jit(neck_shift, static_argnames="labels")
+_turned_neck_shift = jax.jit(turned_neck_shift, static_argnames="labels")
 
 
 def stage(
-    head: LabelledImage, body: LabelledImage, labels: LabelSet, frame: str, aligned: bool
+    head: LabelledImage, body: LabelledImage, labels: LabelSet, frame: str, aligned: Alignment
 ) -> Staged:
     """Frames the head as `hsd_jax.swap` does, from given layouts.
 
@@ -180,7 +185,8 @@ def stage(
       head, body: square, with layouts of `labels`; both show a face.
       labels: of the layouts.
       frame: "face" or "data", see `Choices`.
-      aligned: move the head sideways until the lower faces meet (the paper, section 3.4).
+      aligned: True moves the head sideways until the lower faces meet (the paper, section 3.4),
+        "necks" also until the necks of turned heads meet (ours), False leaves it.
 
     Raises:
       ValueError: images that are not square, of two sizes with frame "data", or without a face.
@@ -199,7 +205,8 @@ def stage(
     else:
         crop = face_crop(head.layout, body.layout, labels.face)
     layout = take_layout(head.layout, crop, size, labels.background)
-    shift = int(_neck_shift(layout, body.layout, labels=labels)) if aligned else 0
+    shift_of = _turned_neck_shift if aligned == "necks" else _neck_shift
+    shift = int(shift_of(layout, body.layout, labels=labels)) if aligned else 0
     crop = crop.shifted(-shift * crop.side / size)
     moved = np.asarray(shift_columns(layout, shift, labels.background))
     framed = LabelledImage(framing.take(head.image, crop, size), moved)

@@ -24,7 +24,6 @@ them allow it.
 import argparse
 import json
 import platform
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -221,8 +220,6 @@ def evaluate(
             if len(figures.sheet) < _SHEET_ROWS:
                 figures.sheet.append(np.concatenate([case.truth, case.destroyed, *row], axis=1))
         _measure(figures, batch, results, distance)
-        if sys.stderr.isatty():
-            print(f"{len(figures.indices)} pictures", end="\r", file=sys.stderr, flush=True)
     return figures
 
 
@@ -318,7 +315,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.json}: give a file in a folder that exists")
     source = load_source(options.data, "test")
     folder = weights.find(options.weights)
-    networks = SwapNetworks.load(folder)
+    # The true neck is in the hole: no method may keep it.
+    networks = SwapNetworks.load(folder).with_finish(keep_neck=False)
     runner = Runner(networks, 1 if options.window else BATCH)
     labels, sampling = networks.spec.labels, Sampling(options.solver, options.steps)
     cases = holes.cases(

@@ -11,10 +11,11 @@ import numpy as np
 
 from hsd_jax import weights
 from hsd_jax.evaluation import pairs
-from hsd_jax.evaluation.methods import Progress, batches
+from hsd_jax.evaluation.methods import batches
 from hsd_jax.evaluation.regions import stage
 from hsd_jax.evaluation.sampling import Sampler
 from hsd_jax.imaging import files
+from hsd_jax.runtime.console import Progress
 from hsd_jax.training.input import load_source
 
 COLUMNS = 4  # tiles in a row
@@ -39,20 +40,20 @@ def run(options: argparse.Namespace) -> None:
     source = load_source(options.data, "test", name=options.dataset)
     people = pairs.People(source, options.labels)
     usable = pairs.usable(source, options.labels, options.sources)
-    sampler, progress = Sampler(weights.find(options.weights), seed=options.seed), Progress()
+    sampler = Sampler(weights.find(options.weights), seed=options.seed)
     tiles: list[np.ndarray] = []
-    for batch in batches(pairs.make_pairs(usable, options.count, options.seed), sampler.batch):
-        progress(f"pair {len(tiles)} of {options.count}")
-        staged = [
-            stage(people[p.head], people[p.body], options.labels, "face", aligned=True)
-            for p in batch
-        ]
-        results = sampler([p.id for p in batch], staged, options.labels)
-        tiles += [
-            np.concatenate([people[p.head].image, people[p.body].image, result.pixels], axis=1)
-            for p, result in zip(batch, results, strict=True)
-        ]
-    progress("")
+    with Progress(options.count, "pair") as progress:
+        for batch in batches(pairs.make_pairs(usable, options.count, options.seed), sampler.batch):
+            staged = [
+                stage(people[p.head], people[p.body], options.labels, "face", aligned=True)
+                for p in batch
+            ]
+            results = sampler([p.id for p in batch], staged, options.labels)
+            tiles += [
+                np.concatenate([people[p.head].image, people[p.body].image, result.pixels], axis=1)
+                for p, result in zip(batch, results, strict=True)
+            ]
+            progress.update(len(batch))
     files.save_picture(layout_tiles(tiles), options.output)
     rows = math.ceil(len(tiles) / COLUMNS)
     print(f"{options.output}: {len(tiles)} swaps in {rows} rows; head, body, result")

@@ -1,6 +1,8 @@
 """The networks of a swap as pure functions of batches: encode, sample by fusion, decode."""
 
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -35,6 +37,12 @@ class SwapNetworks:
     def load(cls, folder: Any) -> "SwapNetworks":
         """Those of a folder of weights; ValueError for damaged or incomplete ones."""
         return cls({name: load_part(folder, name) for name in PARTS})
+
+    def with_finish(self, **changes: Any) -> "SwapNetworks":
+        """The same networks under another finish; `changes` are fields of `spec.Finish`."""
+        other = copy(self)
+        other.spec = replace(self.spec, finish=replace(self.spec.finish, **changes))
+        return other
 
     @property
     def facts(self) -> tuple[Any, ...]:
