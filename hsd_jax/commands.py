@@ -31,10 +31,12 @@ def demo(args: argparse.Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with Progress() as progress:
         result, report = _swap_files(args, progress)
+        from hsd_jax import weights
         from hsd_jax.labels import get_label_set
 
+        labels = weights.read_record(weights.find(args.weights), "unet")["extra"]["labels"]
         path = args.output.with_name(f"{args.output.stem}-strip.png")
-        files.save_picture(strip(result.stages, get_label_set(report["labels"])), path)
+        files.save_picture(strip(result.stages, get_label_set(labels)), path)
     _tell({**report, "strip": str(path)}, args.json)
 
 
@@ -157,7 +159,6 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         "warnings": list(first.warnings),
         "changed_fraction": round(float((first.image != body.pixels).any(-1).mean()), 6),
         "seed": args.seed,
-        "labels": swapper.spec.labels.name,
     }
     return first, report
 

@@ -177,7 +177,7 @@ class _FakeSwapper:
         if self.failure:
             raise self.failure
         type(self).asked = options
-        image = files.open_photo(body)
+        image = body.pixels.copy()
         image[:16, :25] = [255, 0, 0]
         steps = tuple(np.full((256, 256, 3), n, np.uint8) for n in range(3 if keep_steps else 0))
         layout = np.zeros((256, 256), np.int32)
@@ -208,11 +208,16 @@ def test_swap_passes_its_options_on(tmp_path, pair, swapper):
     assert cli.main(["swap", *pair, "-o", out]) == 0
     assert swapper.asked == {
         "seed": 0, "steps": None, "solver": "dpmpp", "person": 1, "head_person": 1,
+        "preserve": "photo", "skin_tone": "auto",
     }  # fmt: skip
-    options = "--seed 7 --steps 9 --solver ddim --person 2 --head-person 3".split()
+    options = (
+        "--seed 7 --steps 9 --solver ddim --person 2 --head-person 3 --preserve latents "
+        "--skin-tone keep"
+    ).split()
     assert cli.main(["swap", *pair, "-o", out, *options]) == 0
     assert swapper.asked == {
         "seed": 7, "steps": 9, "solver": "ddim", "person": 2, "head_person": 3,
+        "preserve": "latents", "skin_tone": "keep",
     }  # fmt: skip
 
 

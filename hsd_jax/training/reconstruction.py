@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hsd_jax.models import apply
@@ -13,7 +14,7 @@ from hsd_jax.models.blocks import average_pool
 from hsd_jax.models.norm import mean_over_devices
 from hsd_jax.training.state import Params
 
-Images = Float[Array, "b h w c"]
+Images = Float[Array | np.ndarray, "b h w c"]
 # (truth, reconstruction) -> each pair's, [B].
 Distance = Callable[[Images, Images], jax.Array]
 
@@ -78,7 +79,7 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
         # numpy until here: a compiled step takes them in without asking a device for them. One
         # traced copy serves both images.
         frozen = jax.lax.stop_gradient(params)
-        return apply(module, frozen, x, y)
+        return apply(module, frozen, jnp.asarray(x), jnp.asarray(y))
 
     return distance
 
