@@ -121,6 +121,14 @@ def test_networks_that_ask_for_no_finish_get_none(tmp_path):
     assert embedded.finish.texture > 0 and embedded.finish.match_border
 
 
+def test_a_finish_is_read_from_text():
+    assert Finish.parse(["tone=0.25", "own_neck=true"]) == {"tone": 0.25, "own_neck": True}
+    wrong = {"tone": "give KEY=VALUE", "tone=x": "give KEY=VALUE", "x=1": "no 'x'"}
+    for text, message in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            Finish.parse([text])
+
+
 @pytest.mark.untyped
 def test_preserving_latents_gives_the_decoders_own_crop(tmp_path):
     folder = with_trained_parser(write_weights(tmp_path, 128))

@@ -149,6 +149,10 @@ def _selfswap(parser: argparse.ArgumentParser) -> None:
     add("--window", action="store_true",
         help="paint only the window around each hole, as swaps with large networks do")  # fmt: skip
     add("--sheet", type=Path, metavar="PNG", help="write the first images")
+    add("--split", choices=("validation", "test"), default="test",
+        help="default: %(default)s, read once a version; choose by validation")  # fmt: skip
+    add("--finish", nargs="+", metavar="KEY=VALUE", default=[],
+        help="another finish than the weights', such as texture=0 (see hsd info)")  # fmt: skip
 
 
 def _sheet(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ from hsd_jax.swapping.finish import Layers, blend, settle
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
-from hsd_jax.swapping.spec import Sampling, SwapSpec
+from hsd_jax.swapping.spec import Finish, Sampling, SwapSpec
 
 if TYPE_CHECKING:  # they need the extras; the command says which when they are missing
     from hsd_jax.evaluation.holes import Case
@@ -313,10 +313,11 @@ def run(options: argparse.Namespace) -> None:
         files.check_output(options.sheet)
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         raise ValueError(f"{options.json}: give a file in a folder that exists")
-    source = load_source(options.data, "test")
+    source = load_source(options.data, options.split)
     folder = weights.find(options.weights)
     # The true neck is in the hole: no method may keep it.
-    networks = SwapNetworks.load(folder).with_finish(keep_neck=False)
+    changes = Finish.parse(options.finish) | {"keep_neck": False}
+    networks = SwapNetworks.load(folder).with_finish(**changes)
     runner = Runner(networks, 1 if options.window else BATCH)
     labels, sampling = networks.spec.labels, Sampling(options.solver, options.steps)
     cases = holes.cases(
@@ -335,8 +336,8 @@ def run(options: argparse.Namespace) -> None:
     if options.sheet:
         files.save_picture(np.concatenate(figures.sheet), options.sheet)
     share = 100 * report["hole_share"]
-    print(f"{report['pictures']} test pictures, holes of {share:.1f} % on average, weights "
-          f"{folder.name}; mean [95 % interval], * best")  # fmt: skip
+    print(f"{report['pictures']} {options.split} pictures, holes of {share:.1f} % on average, "
+          f"weights {folder.name}; mean [95 % interval], * best")  # fmt: skip
     print(table(figures.intervals(options.seed)))
     if figures.hues:
         painted, true = np.mean(figures.hues, axis=0)

@@ -5,7 +5,8 @@ and programs take what they need from here.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,19 @@ class Finish:
     """The body's skin may follow the tone of the new face (see `swapping.skin`)."""
     follow_necks: bool = False
     """Heads move on where necks lie beside their faces (see `mixing.turned_neck_shift`)."""
+
+    @staticmethod
+    def parse(pairs: Sequence[str]) -> dict[str, Any]:
+        """Fields by name from texts KEY=VALUE, whose values are JSON; ValueError as `read`."""
+        found: dict[str, Any] = {}
+        for pair in pairs:
+            name, _, text = pair.partition("=")
+            try:
+                found[name] = json.loads(text)
+            except ValueError:
+                raise ValueError(f"finish {pair!r}: give KEY=VALUE, such as texture=0") from None
+        Finish.read(found)
+        return found
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Finish":
