@@ -78,7 +78,7 @@ def _skin(
     """The share of skin below the head, its edges those of the image; gloves and cuffs are none."""
     bare = np.isin(person.layout, skin_classes(labels))
     # Specks are a parser's mistakes; necks between a chin and a collar may be thin.
-    specks = bare & ~ndimage.binary_opening(bare, iterations=2)
+    specks = bare & ~np.asarray(ndimage.binary_opening(bare, iterations=2), bool)
     skin = (bare & (~specks | np.isin(person.layout, labels.neck))).astype(np.float32)
     guide = (person.image / 255).astype(np.float32)
     fine = np.asarray(_guided(guide[None], skin[None, ..., None]))[0, ..., 0]

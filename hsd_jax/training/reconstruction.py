@@ -14,7 +14,8 @@ from hsd_jax.models.blocks import average_pool
 from hsd_jax.models.norm import mean_over_devices
 from hsd_jax.training.state import Params
 
-Images = Float[Array | np.ndarray, "b h w c"]
+Images = Float[Array, "b h w c"]
+HostImages = Float[Array | np.ndarray, "b h w c"]
 # (truth, reconstruction) -> each pair's, [B].
 Distance = Callable[[Images, Images], jax.Array]
 
@@ -75,7 +76,7 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
     module, params = load(state, "perceptual", {"backbone": backbone} if backbone else None)
     module = module.clone(dtype=dtype)
 
-    def distance(x: Images, y: Images) -> jax.Array:
+    def distance(x: HostImages, y: HostImages) -> jax.Array:
         # numpy until here: a compiled step takes them in without asking a device for them. One
         # traced copy serves both images.
         frozen = jax.lax.stop_gradient(params)
