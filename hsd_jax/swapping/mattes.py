@@ -21,6 +21,7 @@ _SIDE = 512  # of the crops that are matted: twice as fine costs four times as m
 # what is behind it.
 _INSIDE = 5
 _STRAND = 0.05  # alpha from which on a pixel of the old photo shows hair
+_HAZE = 0.15  # alpha that patterned backgrounds are given by mistake
 _NEAR = 2  # pixels around strands that JPEG and the photo's own sharpening have touched
 
 
@@ -44,6 +45,7 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
     image = framing.take(head.photo, head.crop, size)
     layout = framing.enlarge(head.layout, size)
     alpha, zone = _matte(image, layout, spec.labels, size, spec.finish.hair)
+    alpha = np.clip((alpha - _HAZE) / (1 - 2 * _HAZE), 0, 1).astype(np.float32)
     soft = ndimage.gaussian_filter(zone.astype(np.float32), size / 256)
     return Matte(alpha, soft)
 
