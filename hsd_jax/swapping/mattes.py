@@ -21,7 +21,7 @@ _SIDE = 512  # of the crops that are matted: twice as fine costs four times as m
 # what is behind it.
 _INSIDE = 5
 _STRAND = 0.05  # alpha from which on a pixel of the old photo shows hair
-_HAZE = 0.15  # alpha that patterned backgrounds are given by mistake
+_HAZE = 0.08  # alpha that patterned backgrounds are given by mistake
 _NEAR = 2  # pixels around strands that JPEG and the photo's own sharpening have touched
 
 
