@@ -108,9 +108,9 @@ def test_what_weights_do_not_tell_is_named(tmp_path):
     folder = write_weights(tmp_path, 128)
     path = folder / "unet.json"
     record = json.loads(path.read_text())
-    del record["extra"]["size"], record["extra"]["schedule"]
+    del record["extra"]["labels"], record["extra"]["schedule"]
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="do not tell size, schedule: add them"):
+    with pytest.raises(ValueError, match="do not tell labels, schedule: add them"):
         SwapNetworks.load(folder)
 
 

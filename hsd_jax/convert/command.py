@@ -124,7 +124,7 @@ def _extra(
 ) -> dict[str, Any]:
     """The facts to write with a part; `HeadSwapper` reads them."""
     keys = {
-        "unet": [key for key in _FACTS if key != "size"],
+        "unet": list(_FACTS),
         "condition": ["labels"],
         "layout_generator": ["labels", "size"],
     }

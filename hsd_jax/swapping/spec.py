@@ -185,7 +185,8 @@ class SwapSpec:
                     "were trained with one label set"
                 )
         return cls(
-            size=int(facts["size"]),
+            # Converted UNets may not tell theirs: then all networks work at the generator's.
+            size=int(facts.get("size", generator["size"])),
             labels=labels,
             factor=parts["autoencoder"].module.factor,
             latent_mean=tuple(map(float, facts["latent_mean"])),
@@ -228,5 +229,5 @@ class SwapSpec:
         return values | {"labels": self.labels.name}
 
 
-_NEEDED = ("size", "labels", "latent_mean", "latent_std", "schedule", "prediction", "steps")
+_NEEDED = ("labels", "latent_mean", "latent_std", "schedule", "prediction", "steps")
 
