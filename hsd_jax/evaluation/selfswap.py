@@ -55,7 +55,6 @@ SOLVER = "dpmpp"
 METHODS = ("hsd", "telea", "navier-stokes", "cut-and-paste", "class-colour")
 FIGURES = {"psnr": "PSNR dB", "pd_hsd": "PD-hsd", "ssim": "SSIM", "seam": "seam"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
-_RADIUS = 5
 _MIN_NECK = 100  # pixels in a hole: fewer have no reliable median
 _SHEET_ROWS = 12
 
@@ -120,10 +119,9 @@ def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> n
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:
     """OpenCV's inpainting of the hole: Telea (2004), or Bertalmio et al. (2001)."""
-    import cv2
+    from hsd_jax.evaluation.baselines import inpaint_hole  # which needs OpenCV
 
-    method = cv2.INPAINT_NS if navier_stokes else cv2.INPAINT_TELEA
-    return cv2.inpaint(case.destroyed, case.hole.astype(np.uint8), _RADIUS, method)
+    return inpaint_hole(case.destroyed, case.hole, navier_stokes)
 
 
 def cut_and_paste(case: "Case") -> np.ndarray:

@@ -86,8 +86,7 @@ def paste_back(
             body_alpha=framing.resize_map(layers.body_alpha, side),
         )
         if spec.finish.hair:
-            native, behind = _with_hair(native, pair, finished, spec)
-            finished = behind
+            native, finished = _with_hair(native, pair, finished, spec)
         square = blend(framing.resize(finished, side), native)
         generated = native.generated_alpha
     image = framing.paste(body.photo, square, body.crop)
