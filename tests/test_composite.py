@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from hsd_jax import weights
+from hsd_jax.imaging import framing
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.swapping import finish
@@ -60,7 +62,7 @@ def test_painted_colours_are_moved_to_the_border(layers: Layers):
 def test_hidden_background_continues_what_is_around(layers: Layers, spec):
     painted = np.full((64, 64, 3), 10, np.uint8)
     layout = np.full((64, 64), HALFBODY9.background)
-    settled = settle(painted, layers, layout, spec, EVERYWHERE)
+    settled = settle(painted, layers, layout, spec, EVERYWHERE).at(layers.body, 0.0)
     np.testing.assert_allclose(settled[20:44, 20:44], 120, atol=1)
 
 
@@ -73,7 +75,7 @@ def test_hidden_clothes_take_tone_and_pattern_of_what_is_around(layers: Layers, 
     settled = settle(
         np.full((64, 64, 3), 60, np.uint8), striped, layout, spec, EVERYWHERE
     )
-    middle = settled[26:38, 30:34, 0].astype(int)
+    middle = settled.image[26:38, 30:34, 0]
     assert 95 < middle.mean() < 145 and np.ptp(middle.mean(1)) > 40
 
 
@@ -110,4 +112,32 @@ def test_without_a_finish_what_is_painted_stays(layers: Layers, spec):
     painted = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     layout = np.full((64, 64), HALFBODY9.index("clothes"))
     plain = replace(spec, finish=Finish())
-    np.testing.assert_array_equal(settle(painted, layers, layout, plain, EVERYWHERE), painted)
+    settled = settle(painted, layers, layout, plain, EVERYWHERE)
+    np.testing.assert_array_equal(settled.at(layers.body, 0.0), painted)
+
+
+def test_what_is_painted_takes_the_grain_of_the_photo(layers: Layers, spec):
+    rng = np.random.default_rng(0)
+    photo = np.clip(120 + 12 * rng.standard_normal((256, 256, 1)), 0, 255).astype(np.uint8)
+    photo = np.broadcast_to(photo, (256, 256, 3)).copy()
+    kept = finish.soft_mask(np.asarray(layers.body_alpha > 0), 1.0)
+    crop = replace(layers, body=framing.resize(photo, 64), body_alpha=kept)
+    layout = np.full((64, 64), HALFBODY9.index("clothes"))
+    settled = settle(np.full((64, 64, 3), 120, np.uint8), crop, layout, spec, EVERYWHERE)
+    plain, grained = (settled.at(photo, share) for share in (0.0, 1.0))
+    hole = np.s_[100:156, 100:156]
+    assert plain[hole].std() < 4 and 8 < grained[hole].std() < 16
+
+
+def test_a_painted_outline_is_as_sharp_as_a_photo(spec):
+    """From painted clothes to the background behind them within three of the photo's pixels."""
+    layout = np.full((64, 64), HALFBODY9.background)
+    layout[:, 32:] = HALFBODY9.index("clothes")
+    colours = np.where((layout == 0)[..., None], 40, 200).astype(np.uint8).repeat(3, -1)
+    hole = np.zeros((64, 64), bool)
+    hole[16:48, 16:48] = True
+    layers = Layers(colours, colours, np.zeros((64, 64), np.float32), finish.soft_mask(~hole, 3.0))
+    blurred = ndimage.gaussian_filter(colours.astype(np.float32), (3, 3, 0)).astype(np.uint8)
+    settled = settle(blurred, layers, layout, spec, EVERYWHERE)
+    row = settled.at(framing.resize(colours, 512), 0.0)[256, :, 0]
+    assert np.count_nonzero((row[200:312] > 60) & (row[200:312] < 180)) <= 3

@@ -1,12 +1,17 @@
 """What is kept and what is painted: the parts of a plan that need no trained net."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from hsd_jax import weights
 from hsd_jax.labels import CIHP20, HALFBODY9
 from hsd_jax.models.layout_generator import LayoutOutput
 from hsd_jax.swapping import plan
+from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.spec import Finish
 from hsd_jax.training.tasks.layout import soft_jaccard
 
@@ -14,6 +19,12 @@ HAIR, FACE, NECK, CLOTHES = (HALFBODY9.index(name) for name in ("hair", "face", 
 
 
 BOTH_VIEWS, SMOOTH = Finish(mirror_layout=True), Finish(smooth_layout=8)  # 4 pixels of 128
+
+
+@pytest.fixture(scope="module")
+def spec():
+    """Of the embedded weights."""
+    return SwapNetworks.load(weights.find()).spec
 
 
 class Leaning:
@@ -56,6 +67,36 @@ def test_no_neck_beside_a_head_above_its_chin():
     beside = np.asarray(plan._beside_head(jnp.asarray(layout)[None], HALFBODY9))[0]
     assert beside[27, 10] and beside[27, 50] and beside[0, 0]
     assert not beside[28:].any() and not beside[:, 20:40].any()
+
+
+class Clothed:
+    """A generator that sees clothes everywhere."""
+
+    def apply(self, variables, x, **_):
+        probs = jnp.zeros_like(x).at[..., CLOTHES].set(1.0)
+        return LayoutOutput(probs, probs, x[..., :1])
+
+
+@pytest.mark.untyped
+def test_the_body_stays_where_its_photo_shows_what_is_there(spec):
+    """A narrow head on a wide one's body: painted is what the wide one hid, and little else."""
+    body, head = np.zeros((2, 256, 256), np.int32)
+    body[180:, 60:196], body[120:180, 108:148], body[40:130, 80:176] = CLOTHES, NECK, FACE
+    head[180:, 60:196], head[110:180, 112:144], head[50:125, 100:156] = CLOTHES, NECK, FACE
+    spec = replace(spec, layout_size=256)
+    found = plan.make_plan(Clothed(), {}, jnp.asarray(head)[None], jnp.asarray(body)[None], spec)
+    hidden = np.asarray(ndimage.binary_dilation(body == FACE, iterations=4)) & (head != FACE)
+    kept = np.asarray(found.head | found.body)[0]
+    assert kept[~hidden].mean() > 0.99 and kept[body == FACE].mean() < 0.55
+    layout = np.asarray(found.layout)[0]
+    seen = (body != FACE) & (head != FACE) & ~((body == NECK) & (np.indices(body.shape)[0] < 126))
+    np.testing.assert_array_equal(layout[seen], body[seen])
+    assert (layout[(body == FACE) & (head != FACE)] == CLOTHES).mean() > 0.9
+    paper = plan.make_plan(
+        Clothed(), {}, jnp.asarray(head)[None], jnp.asarray(body)[None],
+        replace(spec, finish=Finish()),
+    )  # fmt: skip
+    assert not np.asarray(paper.body)[0][body == NECK].any()
 
 
 def test_soft_jaccard_is_one_minus_iou_over_the_classes_shown():

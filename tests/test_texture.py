@@ -25,7 +25,7 @@ def hole() -> np.ndarray:
 def completed(picture: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The smooth guess and what is made of it."""
     guess = membrane(np.where(missing[..., None], 0, picture), 1.0 * ~missing)
-    return guess, texture.complete(guess, ~missing, missing)
+    return guess, texture.complete(guess, ~missing, missing).image
 
 
 def test_a_texture_goes_on_where_a_smooth_fill_is_flat():
@@ -49,7 +49,7 @@ def test_what_is_seen_stays_and_what_is_neither_is_not_copied():
     seen = ~missing & ~person
     guess = membrane(np.where(seen[..., None], picture, 0), 1.0 * seen)
     given = np.where(missing[..., None], guess, picture)
-    result = texture.complete(given, seen, missing)
+    result = texture.complete(given, seen, missing).image
     np.testing.assert_array_equal(result[~missing], picture[~missing])
     assert result[missing].max() < 150
 
@@ -63,4 +63,4 @@ def test_too_little_to_learn_from_leaves_the_guess(kept):
     missing = np.ones((SIDE, SIDE), bool)
     missing[:, :kept] = False
     guess = np.full((SIDE, SIDE, 3), 9, np.float32)
-    np.testing.assert_array_equal(texture.complete(guess, ~missing, missing), guess)
+    np.testing.assert_array_equal(texture.complete(guess, ~missing, missing).image, guess)

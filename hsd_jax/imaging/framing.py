@@ -50,6 +50,13 @@ def enlarge(layout: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
 
 
+def resize_image(values: np.ndarray, size: int) -> np.ndarray:
+    """float32 image `[h, w, 3]` to `[size, size, 3]`; Lanczos, as `resize`."""
+    bands = [Image.fromarray(np.ascontiguousarray(x)) for x in np.moveaxis(values, -1, 0)]
+    shape = (size, size)
+    return np.stack([np.asarray(x.resize(shape, Image.Resampling.LANCZOS)) for x in bands], -1)
+
+
 def resize_map(values: np.ndarray, size: int) -> np.ndarray:
     """float32 map `[h, w]` to `[size, size]`, bilinear."""
     image = Image.fromarray(values.astype(np.float32))

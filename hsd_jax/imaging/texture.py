@@ -5,7 +5,7 @@ Every patch that touches the hole is matched with one that is wholly seen (Patch
 "Space-Time Completion of Video", 2007). Matching all pixels at once needs no compiled loop.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -20,7 +20,17 @@ _MIN_SOURCES = 64  # fewer whole patches are no texture to learn from
 _WINDOW = [(i, j) for i in range(-_RADIUS, _RADIUS + 1) for j in range(-_RADIUS, _RADIUS + 1)]
 
 
-def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> np.ndarray:
+class Completed(NamedTuple):
+    """An image whose hole is filled."""
+
+    image: np.ndarray
+    """float32 `[H, W, C]`, changed in the hole alone."""
+    sources: np.ndarray | None
+    """int `[H, W, 2]`: row and column of what each pixel of the hole is made of; None when too
+    little is seen, and the image is as it was."""
+
+
+def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> Completed:
     """`picture` with its hole filled.
 
     Args:
@@ -29,12 +39,10 @@ def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> np.ndar
       seen: bool `[H, W]`, the pixels to learn from.
       hole: bool `[H, W]`, the pixels to fill. Pixels that are neither count for nothing.
 
-    Returns:
-      float32 `[H, W, C]`, changed in the hole alone, and not even there when too little is seen.
     """
     hole = hole & ~seen
     if not hole.any():
-        return picture
+        return Completed(picture, None)
     levels = [(picture.astype(np.float32), seen, hole)]
     while min(levels[-1][1].shape) > _COARSEST:
         levels.append(_halve(*levels[-1]))
@@ -56,7 +64,7 @@ def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> np.ndar
         for _ in range(1 if last else _ROUNDS):
             costs = _match(result, trust, hole, sources, matches, rng, search=not last)
             result = _vote(result, trust, hole, matches, costs)
-    return result
+    return Completed(result, matches)
 
 
 def _halve(

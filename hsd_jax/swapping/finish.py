@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
 
 from hsd_jax.diffusion.fill import push_pull
-from hsd_jax.imaging import framing, texture
+from hsd_jax.imaging import detail, framing, texture
 from hsd_jax.imaging.colour import to_lab, to_rgb
 from hsd_jax.imaging.matting import foreground_colours
 from hsd_jax.parsing.complexion import skin_classes
@@ -27,7 +27,7 @@ from hsd_jax.runtime.programs import Program
 from hsd_jax.swapping.mattes import head_matte
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
-from hsd_jax.swapping.spec import SwapSpec
+from hsd_jax.swapping.spec import Finish, SwapSpec
 
 Preserve = Literal["photo", "latents"]
 
@@ -39,6 +39,30 @@ _FINE, _COARSE = 2.0, 6.0  # of a colour at an edge, of a tone without its folds
 _HUE = 2.0  # of the hue of painted skin
 _EDGE = 3  # of painted skin, that takes the colours inside
 _SOFT = 1.0  # of a region's soft edge
+_OUTLINE = 1.5  # of what is rounded off a painted outline
+_SHARP = 2.0  # pixels of the photo over which an outline goes from one side to the other
+
+
+class Settled(NamedTuple):
+    """A painted image with the finish of its weights, at the size of the networks."""
+
+    image: Float[np.ndarray, "s s 3"]
+    """0 to 255; before a background of its own it goes on a little beyond its outline."""
+    background: Float[np.ndarray, "s s 3"] | None
+    """What is behind it."""
+    behind: Bool[np.ndarray, "s s"]
+    """Where that is seen."""
+    sources: Integer[np.ndarray, "s s 2"]
+    """Row and column of the body's pixel that each painted one is like; -1 where there is none."""
+
+    def at(self, photo: UInt8[np.ndarray, "S S 3"], share: float) -> Float[np.ndarray, "S S 3"]:
+        """The image at the size of a photo's crop, with a share of the photo's fine detail."""
+        side = len(photo)
+        result = framing.resize_image(self.image, side)
+        if self.background is not None:
+            plate = framing.resize_image(self.background, side)
+            result += _outline(self.behind, side)[..., None] * (plate - result)
+        return result + share * detail.carried(photo, self.sources) if share else result
 
 
 class Pasted(NamedTuple):
@@ -77,7 +101,7 @@ def paste_back(
         necks = np.isin(body.layout, spec.labels.neck) & (plan.layout == body.layout)
         under = plan.head & necks if spec.finish.keep_neck else False
         layers = Layers.at_crop(head.image, body.image, plan.head, plan.body | under)
-        finished = settle(painted, layers, plan.layout, spec, body.inside)
+        settled = settle(painted, layers, plan.layout, spec, body.inside)
         # The head by its own crop and the body's very pixels, at the resolution of its photo.
         native = Layers(
             head=framing.take(head.photo, head.crop, side),
@@ -85,9 +109,8 @@ def paste_back(
             head_alpha=framing.resize_map(layers.head_alpha, side),
             body_alpha=framing.resize_map(layers.body_alpha, side),
         )
-        if spec.finish.hair:
-            native, finished = _with_hair(native, pair, finished, spec)
-        square = blend(framing.resize(finished, side), native)
+        painted = settled.at(native.body, spec.finish.detail)
+        square = blend(painted, _with_hair(native, pair, spec) if spec.finish.hair else native)
         generated = native.generated_alpha
     image = framing.paste(body.photo, square, body.crop)
     mask = framing.paste(nothing, generated, body.crop)
@@ -141,24 +164,14 @@ def blend(painted: np.ndarray, layers: Layers) -> np.ndarray:
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
-def _with_hair(
-    layers: Layers, pair: Pair, finished: np.ndarray, spec: SwapSpec
-) -> tuple[Layers, np.ndarray]:
-    """Layers whose head ends in its own strands, and the painted image as it is behind them."""
+def _with_hair(layers: Layers, pair: Pair, spec: SwapSpec) -> Layers:
+    """Layers whose head ends in its own strands."""
     matte, side = head_matte(pair.head, spec), len(layers.head)
     zone, alpha = (framing.resize_map(x, side) for x in (matte.zone, matte.alpha))
     whole = layers.head_alpha + zone * (alpha - layers.head_alpha)
     colours = foreground_colours(layers.head, np.where(zone > 0.5, alpha, 1.0).astype(np.float32))
     head = np.clip(np.round(layers.head + zone[..., None] * (colours - layers.head)), 0, 255)
-    # What is painted along the head is hair: behind strands the background goes on instead.
-    shown = framing.resize_map(matte.zone, spec.size)
-    hair = np.isin(pair.head.layout, spec.labels.head)
-    grown = ndimage.binary_dilation(hair, iterations=_whole(2 * spec.scale))
-    outside = 1 - grown.astype(np.float32)
-    behind = membrane(finished.astype(np.float32), outside)
-    share = (shown * (1 - outside))[..., None]
-    behind = np.clip(np.round(finished + share * (behind - finished)), 0, 255).astype(np.uint8)
-    return replace(layers, head=head.astype(np.uint8), head_alpha=whole), behind
+    return replace(layers, head=head.astype(np.uint8), head_alpha=whole)
 
 
 def settle(
@@ -167,7 +180,7 @@ def settle(
     layout: Integer[np.ndarray, "h w"],
     spec: SwapSpec,
     inside: Bool[np.ndarray, "h w"],
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> Settled:
     """The painted image with the finish of the weights.
 
     Args:
@@ -177,14 +190,13 @@ def settle(
       spec: of the weights.
       inside: where the body's image is its photo and not repeated pixels.
     """
-    finish, labels = spec.finish, spec.labels
+    finish, labels, scale = spec.finish, spec.labels, spec.scale
     result = painted if not finish.match_border else match_border(painted, layers)
-    result = result.astype(np.float32)
-    scale = spec.scale
+    result, sources = result.astype(np.float32), np.full((*layout.shape, 2), -1)
     if finish.tone or finish.texture:
         for index in labels.body:
             surface = (layout == index) & inside
-            result = _continued(result, layers, surface, finish.tone, finish.texture, scale)
+            result = _continued(result, layers, surface, finish, sources, scale)
     skin = np.isin(layout, skin_classes(labels))
     if finish.hue:
         face = (layout == labels.face) & (layers.head_alpha > 0.9)
@@ -192,18 +204,37 @@ def settle(
     if finish.clean_edge:
         cleaner = _clean_edge(result, skin, finish.clean_edge, scale)
         result = result + layers.generated_alpha[..., None] * cleaner
-    if finish.background:
-        background = (layout == labels.background) & inside
-        seen = layers.body_alpha * background
-        if seen.mean() > _SEEN:
-            guess = membrane(layers.body.astype(np.float32), seen)
-            share = finish.background * _share(background, scale)
-            result = result + share * (_completed(guess, layers, background, scale) - result)
-    return np.clip(np.round(result), 0, 255).astype(np.uint8)
+    if finish.detail:
+        _completed(result, layers, np.isin(layout, labels.neck) & inside, sources, scale)
+    behind = (layout == labels.background) & inside
+    seen = layers.body_alpha * behind
+    if not finish.background or seen.mean() <= _SEEN:
+        return Settled(result, None, behind, sources)
+    guess = membrane(layers.body.astype(np.float32), seen)
+    plate = _completed(guess, layers, behind, sources, scale)
+    plate = result + finish.background * (plate - result)
+    return Settled(_beyond_outline(result, behind, scale), plate, behind, sources)
+
+
+def _outline(region: np.ndarray, side: int) -> np.ndarray:
+    """A region at another size, float32 `[side, side]`, with an edge as sharp as a photo's."""
+    size = len(region)
+    smooth = ndimage.gaussian_filter(region.astype(np.float32), _OUTLINE * size / 256)
+    steep = side / size * (_OUTLINE * size / 256) * np.sqrt(2 * np.pi) / _SHARP
+    return np.clip((framing.resize_map(smooth, side) - 0.5) * max(steep, 1.0) + 0.5, 0, 1)
+
+
+def _beyond_outline(image: np.ndarray, behind: np.ndarray, scale: float) -> np.ndarray:
+    """The image with the colours inside its outline along it and beyond: latents there mix both."""
+    inner = ndimage.binary_erosion(~behind, iterations=_whole(_FINE * scale), border_value=1)
+    near = _local_mean(image, inner, _FINE * scale)
+    known = ndimage.gaussian_filter(inner.astype(np.float32), _FINE * scale)[..., None] > 1e-3
+    edge = _share(~inner, scale)
+    return image + edge * np.where(known, near - image, 0)
 
 
 def _continued(
-    result: np.ndarray, layers: Layers, surface: np.ndarray, tone: float, patches: float,
+    result: np.ndarray, layers: Layers, surface: np.ndarray, finish: Finish, sources: np.ndarray,
     scale: float,
 ) -> np.ndarray:  # fmt: skip
     """A surface of clothes or limbs brought to the tone and the pattern that is seen of it."""
@@ -211,9 +242,10 @@ def _continued(
     if seen.mean() <= _SEEN:
         return result
     share = _share(surface, scale)
-    result = result + share * tone * _tone(result, layers, surface, scale)
+    result = result + share * finish.tone * _tone(result, layers, surface, scale)
     guess = seen * layers.body + (1 - seen) * result
-    return result + share * patches * (_completed(guess, layers, surface, scale) - result)
+    plate = _completed(guess, layers, surface, sources, scale)
+    return result + share * finish.texture * (plate - result)
 
 
 def even_hue(
@@ -276,12 +308,19 @@ def _tone(image: np.ndarray, layers: Layers, region: np.ndarray, scale: float) -
 
 
 def _completed(
-    guess: np.ndarray, layers: Layers, region: np.ndarray, scale: float
+    guess: np.ndarray, layers: Layers, region: np.ndarray, sources: np.ndarray, scale: float
 ) -> np.ndarray:
-    """The region where it is not kept, made of what is seen of it; from a first guess."""
+    """The region where it is not kept, made of what is seen of it; from a first guess.
+
+    Its pixels' sources are noted in `sources`.
+    """
     seen = (layers.body_alpha == 1) & region
     hidden = (_share(region, scale)[..., 0] > 0.01) & (layers.generated_alpha > 0)
-    return _level(texture.complete(guess, seen & ~hidden, hidden), seen, hidden, scale)
+    completed = texture.complete(guess, seen & ~hidden, hidden)
+    if completed.sources is not None:
+        own = hidden & region
+        sources[own] = completed.sources[own]
+    return _level(completed.image, seen, hidden, scale)
 
 
 def _level(

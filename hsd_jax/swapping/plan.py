@@ -16,9 +16,10 @@ from hsd_jax.swapping.mixing import Regions, dilate, erode, group_mask, mix_layo
 from hsd_jax.swapping.spec import UNIT, Finish, SwapSpec
 
 # Pixels of a crop of 256: how far stray hair reaches around an old head, how far the edges of
-# masks may be wrong. docs/finish.md has figures for them on validation images.
+# masks may be wrong. docs/finish.md has metrics for them on validation images.
 _OLD_HEAD_MARGIN = 7
-_NECK_MARGIN = 3
+_OLD_EDGE = 3  # the same, where strands are looked for in the image itself (`finish.old_hair`)
+_CHANGED_MARGIN = 3
 _JAW_MARGIN = 2
 _STRIP = 8  # of the head's own neck that stays under its jaw
 _EDGE_OUTSIDE = 4
@@ -55,26 +56,38 @@ def make_plan(
     labels, margin = spec.labels, spec.pixels
     blended, regions = mix_layouts(layout_head, layout_body, labels)
     layout = _inpaint(generator, params, blended, regions, spec)
-    own_neck = group_mask(layout_body, labels.neck)
     if spec.finish.own_neck:
-        fits = own_neck & ~_beside_head(layout_head, labels)
-        layout = jnp.where(fits & (regions.rest > 0), layout_body, layout)
-    old_head = group_mask(layout_body, labels.head)
-    necks = own_neck | group_mask(layout, labels.neck)
-    kept = jnp.zeros(own_neck.shape, bool)
+        seen = _seen_in_body(layout_head, layout_body, regions, labels)
+        layout = jnp.where(seen, layout_body, layout)
+    necks = group_mask(layout_body, labels.neck) | group_mask(layout, labels.neck)
+    whole, kept = regions.head, jnp.zeros(necks.shape, bool)
     if spec.finish.keep_neck:
-        kept = _kept_neck(layout_body, layout, spec)
-        necks &= ~(own_neck & (layout == layout_body))
-    painted = (
-        (dilate(old_head, margin(_OLD_HEAD_MARGIN)) > 0)
-        | (dilate(necks, margin(_NECK_MARGIN)) > 0)
-        | (dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0)
-    )
-    whole = regions.head
-    if spec.finish.keep_neck:
+        necks &= layout != layout_body
         whole = jnp.maximum(whole, _under_jaw(layout_head, layout, spec))
+        kept = _kept_neck(layout_body, layout, spec)
+    painted = _around_old_head(layout_body, spec) | (dilate(necks, margin(_CHANGED_MARGIN)) > 0)
+    if not spec.finish.hair:  # else the new head ends in an alpha, on what is there
+        painted |= dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0
     head = erode(whole, margin(_EDGE_INSIDE)) > 0
     return Plan(blended, layout, head, (~painted | kept) & ~head)
+
+
+def _seen_in_body(
+    layout_head: Array, layout_body: Array, regions: Regions, labels: LabelSet
+) -> Bool[Array, "b h w"]:
+    """Where the body's photo shows what is there: beside both heads, but for necks too high."""
+    high_neck = group_mask(layout_body, labels.neck) & _beside_head(layout_head, labels)
+    return (regions.rest > 0) & ~group_mask(layout_body, labels.head) & ~high_neck
+
+
+def _around_old_head(layout_body: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
+    """The old head, and as much around it as its loose hair may reach."""
+    old_head, margin = group_mask(layout_body, spec.labels.head), spec.pixels
+    wide = dilate(old_head, margin(_OLD_HEAD_MARGIN)) > 0
+    if not spec.finish.old_hair:
+        return wide
+    near = dilate(old_head, margin(_OLD_EDGE)) > 0
+    return jnp.where(layout_body == spec.labels.background, near, wide)
 
 
 def _under_jaw(layout_head: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:

@@ -42,6 +42,8 @@ class Finish:
     """Share of patches from what is seen of clothes and limbs over what is painted of them."""
     background: float = 0.0
     """Share of patches from what is seen of the background over what is painted of it."""
+    detail: float = 0.0
+    """Share of the photo's detail finer than the crop's pixels, on what is painted of it."""
     hue: float = 0.0
     """Share of the way back for painted skin beyond `hue_range`."""
     hue_range: float = 4.0
