@@ -1,8 +1,8 @@
 """Many swaps: a list of pairs to a folder of images, in device batches, resumable.
 
-Pairs are read, parsed and aligned ahead in a thread, painted in batches that are split over all
-devices, and finished and written in other threads. A pair that fails is a row of errors.csv, never
-the end of the run.
+One thread reads, parses and aligns pairs ahead of time; device batches of them are painted on all
+devices; other threads write the results. A pair that fails becomes a row of errors.csv and does not
+stop the run.
 """
 
 import csv
@@ -38,17 +38,17 @@ class Job:
 
 
 def read_jobs(path: Path, seed: int = 0) -> list[Job]:
-    """The rows of a CSV with the columns head and body, and perhaps output, seed and the persons.
+    """Reads a CSV of head, body and, optionally, output, seed, person and head_person.
 
-    Where there is no output, a row's is HEAD_on_BODY.png by the names of its photos.
+    A row without an output is written to HEAD_on_BODY.png, after the names of its photos.
 
     Args:
-      path: of the list.
-      seed: of rows that have none.
+      path: the CSV file.
+      seed: the seed of rows that give none.
 
     Raises:
-      ValueError: no such file, an unknown or missing column, a value that is none, no rows, an
-        output that two rows would write or that lies in another folder.
+      ValueError: if the file or a column is missing, a column is unknown, a value is invalid,
+        there are no rows, two rows share an output, or an output names another folder.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file: give a CSV with the columns head and body")
@@ -94,7 +94,7 @@ def _number(text: str, default: int, low: int, where: str) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the results of a run depend on, beside its photos."""
+    """Everything that the results of a run depend on, except the photos."""
 
     weights: str
     solver: str
@@ -104,16 +104,16 @@ class Settings:
 
 
 class Batch:
-    """A run: what is done already, and the rest of it."""
+    """A resumable run: it knows which results exist already and makes the others."""
 
     def __init__(self, jobs: Sequence[Job], folder: Path, base: Path, settings: Settings):
         """Reads the report of earlier runs.
 
         Args:
-          jobs: of `read_jobs`.
-          folder: for the results; it is made.
-          base: the folder that the photos' paths start from.
-          settings: of this run. A result counts as done if it was made under the same.
+          jobs: the rows that `read_jobs` returns.
+          folder: where results go; created if missing.
+          base: the folder that the photos' paths are relative to.
+          settings: those of this run; a result made under other settings is made again.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._base, self._settings = folder, base, settings
@@ -123,7 +123,7 @@ class Batch:
         self.errors: list[tuple[Job, str]] = []
 
     def _done(self, job: Job) -> bool:
-        """Results take their names when they are complete, and are reported after that."""
+        """Whether the report lists this result, with the same settings and photos."""
         found = self._rows.get(job.output)
         return (
             found is not None
@@ -139,13 +139,13 @@ class Batch:
         return asdict(job) | asdict(self._settings) | photos
 
     def run(self, swapper: Any, sampling: Any, size: int, progress: Progress) -> None:
-        """Makes all that is not done.
+        """Makes all results that are missing.
 
         Args:
-          swapper: a `hsd_jax.HeadSwapper` of these weights.
-          sampling: of the latents.
-          size: pairs at once.
-          progress: told of each pair.
+          swapper: a `hsd_jax.HeadSwapper` with the weights of `settings`.
+          sampling: the solver and its steps.
+          size: the number of pairs per device batch.
+          progress: is updated after each pair.
         """
         progress.expect(len(self.todo))
         progress.stage("swapping")
@@ -172,7 +172,7 @@ class Batch:
     def _readable(
         self, pairs: Iterable[tuple[Job, Future[Any]]], progress: Progress
     ) -> Iterator[tuple[Job, Any]]:
-        """The pairs that could be read and parsed; the others are noted."""
+        """Yields the pairs that could be read and parsed; records the others as errors."""
         for job, future in pairs:
             try:
                 yield job, future.result()
@@ -182,7 +182,7 @@ class Batch:
     def _write(self, job: Job, result: Any, progress: Progress) -> None:
         path = self._folder / job.output
         try:
-            files.save_picture(result.image, path)
+            files.save_image(result.image, path)
         except ValueError as error:
             return self._fail(job, one_line(error), progress)
         row = self._facts(job) | {
@@ -215,7 +215,7 @@ def weights_mark(folder: Path) -> str:
 
 
 def _report_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows by output, the last of each; a line that was cut off counts as none."""
+    """The last row for each output; incomplete lines are ignored."""
     path, rows = folder / REPORT, {}
     if path.is_file():
         for line in path.read_text("utf-8").splitlines():
@@ -230,7 +230,7 @@ def _report_of(folder: Path) -> dict[str, dict[str, Any]]:
 def _ahead(
     pool: ThreadPoolExecutor, function: Any, items: Sequence[Any], ahead: int, *args: Any
 ) -> Iterator[tuple[Any, Future[Any]]]:
-    """(item, its future) in order, with so many of them begun before they are asked for."""
+    """Yields (item, future) in order, with up to `ahead` calls submitted in advance."""
     waiting: list[tuple[Any, Future[Any]]] = []
     for item in items:
         waiting.append((item, pool.submit(function, item, *args)))

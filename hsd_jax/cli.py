@@ -21,12 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `hsd`.
 
     Args:
-      argv: the arguments, without the command's name. None for the process's own: then the process
-        is prepared for JAX first, which may start it anew (see `process.prepare`).
+      argv: the arguments after `hsd`. None means `sys.argv`; the process is then first prepared
+        for JAX, which may restart it (see `process.prepare`).
 
     Returns:
-      The exit status: 0 when everything is written; 2 after one line on stderr that says what is
-      wrong; 130 when interrupted. HSD_DEBUG=1 adds the traceback.
+      The exit status: 0 if everything was written; 1 if part of the work failed; 2 after one line
+      on stderr that says what is wrong; 130 if interrupted. HSD_DEBUG=1 adds the traceback.
     """
     name = "hsd"
     try:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             process.prepare()
             if not sys.warnoptions:
-                warnings.simplefilter("ignore")  # for developers; ours are printed by the commands
+                warnings.simplefilter("ignore")  # libraries' warnings are for developers
         return args.run(args) or 0
     except KeyboardInterrupt:
         return 130
@@ -56,7 +56,7 @@ def _fail(name: str, message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, as all others."""
+    """Reports usage errors in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
@@ -87,21 +87,21 @@ def _add_swap(subparsers: Any) -> None:
     swap = subparsers.add_parser(
         "swap",
         parents=[_sampling()],
-        help="the head of one photo on the body of another",
-        description="Write BODY with the head of HEAD: a picture of BODY's size. When that fails, "
-        "a file that OUT already names is left as it was.",
+        help="put the head of one photo on the body of another",
+        description="Write BODY with the head of HEAD as an image of BODY's size. If that fails, "
+        "an existing file OUT is left unchanged.",
         allow_abbrev=False,
     )
-    swap.add_argument("head", type=Path, metavar="HEAD", help="photo whose head is taken")
-    swap.add_argument("body", type=Path, metavar="BODY", help="photo whose body and place are kept")
+    swap.add_argument("head", type=Path, metavar="HEAD", help="photo of the head to use")
+    swap.add_argument("body", type=Path, metavar="BODY", help="photo to put it into")
     swap.add_argument(
         "-o", "--output", type=Path, metavar="OUT", required=True, help=".png, .jpg or .webp"
     )
     swap.add_argument(
-        "--person", type=_whole(1), default=1, metavar="N", help="of BODY, 1 for the largest face"
+        "--person", type=_whole(1), default=1, metavar="N", help="of BODY; 1 is the largest face"
     )
     swap.add_argument(
-        "--head-person", type=_whole(1), default=1, metavar="N", help="the same, of HEAD"
+        "--head-person", type=_whole(1), default=1, metavar="N", help="of HEAD, likewise"
     )
     swap.set_defaults(run=commands.swap)
 
@@ -110,17 +110,17 @@ def _add_batch(subparsers: Any) -> None:
     batch = subparsers.add_parser(
         "batch",
         parents=[_sampler()],
-        help="many swaps, from a list of pairs",
-        description="Swap all pairs of a CSV with the columns head and body (paths from its own "
-        "folder), and perhaps output, seed, person and head_person. Started again, it goes on: a "
-        "result of the same seed, weights and options is left as it is.",
-        epilog="Exit status: 0 all done; 1 some pairs failed, DIR/errors.csv says why; 2 not done.",
+        help="swap many pairs from a list",
+        description="Swap all pairs of a CSV with the columns head and body (paths relative to "
+        "the CSV) and, optionally, output, seed, person and head_person. A second run resumes: "
+        "results with the same seed, weights and options are kept.",
+        epilog="Exit status: 0 all done; 1 some pairs failed (see DIR/errors.csv); 2 not done.",
         allow_abbrev=False,
     )
     batch.add_argument("pairs", type=Path, metavar="PAIRS.csv")
     batch.add_argument("-o", "--output", type=Path, metavar="DIR", required=True)
     batch.add_argument(
-        "--batch", type=_whole(1), default=8, metavar="N", help="pairs at once (default: 8)"
+        "--batch", type=_whole(1), default=8, metavar="N", help="pairs per batch (default: 8)"
     )
     batch.set_defaults(run=commands.batch)
 
@@ -128,8 +128,8 @@ def _add_batch(subparsers: Any) -> None:
 def _add_info(subparsers: Any) -> None:
     info = subparsers.add_parser(
         "info",
-        help="what a set of weights is",
-        description="Print the description of weights: sizes, labels, schedule, finish.",
+        help="describe a set of weights",
+        description="Print what a set of weights is: sizes, labels, schedule and finish.",
         allow_abbrev=False,
     )
     info.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
@@ -141,9 +141,9 @@ def _add_demo(subparsers: Any) -> None:
     demo = subparsers.add_parser(
         "demo",
         parents=[_sampling()],
-        help="a swap of two photos that dependencies ship",
+        help="swap two public-domain photos",
         description="Put Grace Hopper's head on an astronaut's suit, and write a strip of the "
-        "steps beside OUT. Needs the extra hsd-jax[demo], whose packages ship the photos.",
+        "stages beside OUT. Needs the extra hsd-jax[demo], whose packages ship the photos.",
         allow_abbrev=False,
     )
     demo.add_argument(
@@ -152,7 +152,7 @@ def _add_demo(subparsers: Any) -> None:
         type=Path,
         metavar="OUT",
         default=Path("demo/result.png"),
-        help="default: %(default)s; the folder is made",
+        help="default: %(default)s; its folder is created",
     )
     demo.set_defaults(run=commands.demo, person=1, head_person=1)
 
@@ -160,10 +160,10 @@ def _add_demo(subparsers: Any) -> None:
 def _add_parse(subparsers: Any) -> None:
     parse = subparsers.add_parser(
         "parse",
-        help="which class each pixel of a photo is",
+        help="segment photos into hair, face, clothes, ...",
         description="Write a photo's layout: an 8-bit PNG of the photo's size whose palette "
         "indices are the classes (halfbody9: background, hair, face, neck, clothes, skin, hat, "
-        "glasses, accessory). Stops at the first photo that cannot be read.",
+        "glasses, accessory). Stop at the first photo that cannot be read.",
         allow_abbrev=False,
     )
     parse.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")
@@ -173,10 +173,10 @@ def _add_parse(subparsers: Any) -> None:
         type=Path,
         metavar="LAYOUT.png|DIR",
         required=True,
-        help="in a folder each layout has its photo's name; several photos need a folder",
+        help="a folder (required for several photos) gets one layout per photo, of its name",
     )
     parse.add_argument(
-        "--overlay", type=Path, metavar="PNG|DIR", help="also the photo under the classes' colours"
+        "--overlay", type=Path, metavar="PNG|DIR", help="also write the photo tinted by class"
     )
     parse.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
     parse.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -186,11 +186,11 @@ def _add_parse(subparsers: Any) -> None:
 def _add_convert(subparsers: Any) -> None:
     convert = subparsers.add_parser(
         "convert",
-        help="PyTorch checkpoints to our weights, and back",
-        description="Write the networks of a PyTorch checkpoint (CompVis, taming-transformers, "
-        "diffusers, U-2-Net) as a folder of our weights, exactly; with --to, ours as theirs. "
-        "Pickles are read without running them. Sizes come from the configuration beside SRC, or "
-        "else from the tensors.",
+        help="convert PyTorch checkpoints to our weights, and back",
+        description="Convert the networks of a PyTorch checkpoint (CompVis, taming-transformers, "
+        "diffusers, U-2-Net) to a folder of our weights, exactly; with --to, convert ours to "
+        "theirs. Pickles are read without running code. Sizes come from the configuration beside "
+        "SRC, or else from the tensors.",
         allow_abbrev=False,
     )
     convert.add_argument(
@@ -201,7 +201,7 @@ def _add_convert(subparsers: Any) -> None:
         "--kind",
         choices=("auto", "compvis", "diffusers", "u2net", "taming"),
         default="auto",
-        help="refuse SRC unless it is of this kind (default: %(default)s, told by its names)",
+        help="refuse SRC unless it is of this kind (default: %(default)s, by its tensor names)",
     )
     convert.add_argument(
         "--part",
@@ -210,7 +210,7 @@ def _add_convert(subparsers: Any) -> None:
             *("autoencoder", "unet", "condition"),
             *("layout_generator", "perceptual", "inception"),
         ),
-        help="only this network (may be repeated; default: all that SRC holds)",
+        help="convert only this network (may be repeated; default: all in SRC)",
     )
     convert.add_argument(
         "--config", type=Path, metavar="FILE", help="CompVis' YAML or diffusers' config.json"
@@ -219,13 +219,13 @@ def _add_convert(subparsers: Any) -> None:
         "--set",
         action="append",
         metavar="KEY=VALUE",
-        help="a setting that SRC does not tell (num_heads=8, n_stages=2, num_classes=20), or a "
-        "fact for swaps (labels=cihp20, size=256)",
+        help="a setting that SRC lacks (num_heads=8, n_stages=2, num_classes=20), or metadata "
+        "for swaps (labels=cihp20, size=256)",
     )
     convert.add_argument(
-        "--fill", metavar="NAME|DIR", help="copy the nets that a swap needs beside from these"
+        "--fill", metavar="NAME|DIR", help="copy other networks that a swap needs from here"
     )
-    convert.add_argument("--to", choices=("compvis", "diffusers"), help="write ours as theirs")
+    convert.add_argument("--to", choices=("compvis", "diffusers"), help="export our weights")
     convert.set_defaults(run=commands.convert)
 
 
@@ -233,14 +233,14 @@ _WEIGHTS_HELP = "shipped weights or a folder of them (default: %(default)s)"
 
 
 def _sampler() -> argparse.ArgumentParser:
-    """The options that all swaps share."""
+    """Options that all swaps share."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
     shared.add_argument(
         "--solver", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp", help="default: %(default)s"
     )
     shared.add_argument(
-        "--steps", type=_whole(2), metavar="N", help="calls of the UNet (default: the solver's)"
+        "--steps", type=_whole(2), metavar="N", help="UNet calls (default: the weights' own)"
     )
     shared.add_argument(
         "--seed", type=_whole(0, 2**32 - 1), default=0, metavar="N", help="default: %(default)s"
@@ -249,41 +249,41 @@ def _sampler() -> argparse.ArgumentParser:
         "--preserve",
         choices=("photo", "latents"),
         default="photo",
-        help="what is not generated is the photos' own pixels, or decoded from latents as in the "
-        "paper (default: %(default)s)",
+        help="take what is not generated from the photos' own pixels, or decode it from latents "
+        "as in the paper (default: %(default)s)",
     )
     shared.add_argument(
         "--skin-tone",
         choices=("auto", "keep", "match"),
         default="auto",
-        help="whether skin that stays follows the new face (default: %(default)s, where they "
-        "differ)",
+        help="whether the body's skin takes the tone of the new face (default: %(default)s, if "
+        "the faces differ visibly)",
     )
     shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return shared
 
 
 def _sampling() -> argparse.ArgumentParser:
-    """The options that `swap` and `demo` share."""
+    """Options that `swap` and `demo` share."""
     shared = argparse.ArgumentParser(add_help=False, parents=[_sampler()])
     shared.add_argument(
         "--samples",
         type=_whole(1),
         default=1,
         metavar="K",
-        help="how many; the others are named OUT-2, OUT-3, ...",
+        help="number of results; further ones are written to OUT-2, OUT-3, ...",
     )
     shared.add_argument(
         "--save-steps",
         type=Path,
         metavar="DIR",
-        help="write what each step predicts of the first sample: step-01.png, ...",
+        help="write the first sample's prediction at each step: step-01.png, ...",
     )
     return shared
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """An argument's type: a whole number in a range."""
+    """An argument type: whole numbers in a range."""
 
     def read(text: str) -> int:
         try:

@@ -1,7 +1,7 @@
-"""What the commands of `hsd` do with files, and what they say.
+"""What the commands of `hsd` read, write and print.
 
-JAX, and all that needs it, is imported inside the functions: mistakes are told before it starts.
-They raise ValueError, with what was wrong and what to do.
+JAX, and everything that needs it, is imported inside the functions, so that mistakes are reported
+before it starts. Functions raise ValueError with what was wrong and what to do.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def swap(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """`hsd demo`: a swap of its photos, and the strip beside it."""
+    """`hsd demo`: swaps the demo's photos and writes the strip of stages beside the result."""
     from hsd_jax.imaging import files
     from hsd_jax.imaging.demo import find_photos, strip
 
@@ -36,12 +36,12 @@ def demo(args: argparse.Namespace) -> None:
 
         labels = weights.read_record(weights.find(args.weights), "unet")["extra"]["labels"]
         path = args.output.with_name(f"{args.output.stem}-strip.png")
-        files.save_picture(strip(result.stages, get_label_set(labels)), path)
+        files.save_image(strip(result.stages, get_label_set(labels)), path)
     _tell({**report, "strip": str(path)}, args.json)
 
 
 def batch(args: argparse.Namespace) -> int:
-    """`hsd batch`; exit status 1 where a pair failed."""
+    """`hsd batch`; returns 1 if any pair failed."""
     from hsd_jax import batch as batches
     from hsd_jax import weights
 
@@ -74,7 +74,7 @@ def batch(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report))
     else:
-        done = f"{report['swapped']} swapped, {run.skipped} there already"
+        done = f"{report['swapped']} swapped, {run.skipped} done before"
         print(f"{args.output}: {done}, {failed} failed, in {seconds:.1f} s")
     if failed:
         print(f"hsd batch: {args.output / batches.ERRORS} says why", file=sys.stderr)
@@ -108,7 +108,7 @@ def info(args: argparse.Namespace) -> None:
 
 
 def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict[str, Any]]:
-    """The swap from files to files: the first sample's `SwapResult`, and what there is to say."""
+    """Swaps from files to files; returns the first sample's `SwapResult` and the report."""
     from hsd_jax.imaging import files
 
     outputs = _numbered(args.output, args.samples)
@@ -118,7 +118,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     if args.save_steps and args.save_steps.exists() and not args.save_steps.is_dir():
         raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
     progress.stage("reading the photos ...")
-    # What cannot be read is told before JAX starts.
+    # Read the photos first: unreadable ones are reported before JAX starts.
     head, body = (files.read_photo(path, "") for path in (args.head, args.body))
 
     progress.stage("loading the weights ...")
@@ -146,10 +146,10 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     if args.save_steps:
         args.save_steps.mkdir(parents=True, exist_ok=True)
         digits = max(2, len(str(len(first.steps))))
-        for number, picture in enumerate(first.steps, 1):
-            files.save_picture(picture, args.save_steps / f"step-{number:0{digits}}.png")
+        for number, image in enumerate(first.steps, 1):
+            files.save_image(image, args.save_steps / f"step-{number:0{digits}}.png")
     for output, result in reversed(list(zip(outputs, results, strict=True))):
-        files.save_picture(result.image, output)  # OUT last: when it is there, all is
+        files.save_image(result.image, output)  # OUT last: if it exists, all outputs do
     report = {
         "output": str(outputs[0]),
         "outputs": [str(output) for output in outputs],
@@ -182,7 +182,7 @@ def _numbered(output: Path, count: int) -> list[Path]:
 def _check_not_read(output: Path, photos: Sequence[Path]) -> None:
     for photo in photos:
         if output.exists() and photo.exists() and output.samefile(photo):
-            raise ValueError(f"{output} is one of the photos that are read: give another name")
+            raise ValueError(f"{output} is also an input photo: give another name")
 
 
 def parse(args: argparse.Namespace) -> None:
@@ -220,26 +220,26 @@ def parse(args: argparse.Namespace) -> None:
 
 
 def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> dict[str, Any]:
-    """One photo to its layout's file (and overlay's): what there is to say of it."""
+    """Writes the layout (and overlay) of one photo; returns its row of the report."""
     import numpy as np
 
     from hsd_jax.imaging import files
     from hsd_jax.labels import colorize
 
-    picture = files.open_photo(path)
-    layout, faces = parser.parse(picture)
+    image = files.open_photo(path)
+    layout, faces = parser.parse(image)
     labels = parser.labels
     if overlay:
-        coloured = (picture.astype(np.uint16) + colorize(layout, labels)) // 2
-        shown = np.where(layout[..., None] == labels.background, picture, coloured)
-        files.save_picture(shown.astype(np.uint8), overlay, synthetic=False)
+        coloured = (image.astype(np.uint16) + colorize(layout, labels)) // 2
+        shown = np.where(layout[..., None] == labels.background, image, coloured)
+        files.save_image(shown.astype(np.uint8), overlay, synthetic=False)
     files.save_layout(layout, target, labels.palette)
     counts = np.bincount(layout.ravel(), minlength=labels.num_classes) / layout.size
     return {
         "photo": str(path),
         "output": str(target),
         "overlay": str(overlay) if overlay else None,
-        "size": [picture.shape[1], picture.shape[0]],
+        "size": [image.shape[1], image.shape[0]],
         "faces": [
             {"x": round(face.x, 1), "y": round(face.y, 1), "size": round(face.size, 1)}
             for face in faces
@@ -261,7 +261,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def _targets(output: Path, photos: Sequence[Path]) -> list[Path]:
-    """Where each photo's PNG goes: to `output` itself, or into that folder by the photo's name."""
+    """The PNG for each photo: `output` itself, or a file in that folder named after the photo."""
     if len(photos) == 1 and output.suffix.lower() == ".png" and not output.is_dir():
         return [output]
     if not output.is_dir() and (output.suffix or output.exists()):

@@ -1,8 +1,8 @@
 """Two photos in, one photo out: the head of the first person on the body of the second.
 
-The way of the data: crop and parse both photos, align the necks (`HeadSwapper.pair`); mix the
-layouts, inpaint the mixed one, encode, fuse and decode (`swapping.runner`); finish and paste back
-(`swapping.paste`).
+Data flow: `HeadSwapper.pair` crops and parses both photos and aligns the necks;
+`swapping.runner` mixes and inpaints the layouts, then encodes, fuses and decodes;
+`swapping.finish` fits the result to the photos and pastes it back.
 """
 
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
 
 @dataclass(frozen=True)
 class SwapResult:
-    """One swap.
+    """The result of one swap.
 
     Attributes:
-      image: uint8 `[H, W, 3]`, the size of the body's photo.
+      image: uint8 `[H, W, 3]`, at the size of the body photo.
       layout: int32 `[s, s]`, the inpainted layout of the half-body crop.
-      mask: float32 `[H, W]`, 1 where pixels were generated, 0 where they are a photo's.
-      warnings: what a person should know before using it.
-      shift: the neck alignment in pixels of the crop.
-      faces: how many faces the head photo and the body photo show.
-      steps: the crop that each step of the solver predicts, when asked for.
-      stages: images and layouts of the crop along the way, by name.
+      mask: float32 `[H, W]`, 1 where pixels were generated, 0 where they come from a photo.
+      warnings: problems with the photos that may spoil the result, one sentence each.
+      shift: by how many pixels of the crop neck alignment moved the head.
+      faces: the number of faces in the head photo and in the body photo.
+      steps: the solver's predictions of the crop, one per step, if `keep_steps` was set.
+      stages: intermediate images and layouts of the crop, by name.
     """
 
     image: np.ndarray
@@ -51,20 +51,20 @@ class SwapResult:
 
 
 class HeadSwapper:
-    """Swaps heads with one set of weights; compiled once, for photos of any size."""
+    """Swaps heads with one set of weights. It compiles once and takes photos of any size."""
 
     def __init__(
         self, folder: Path, batch: int = 1, devices: Sequence[Device] | None = None
     ):
-        """Reads the five networks of a folder of weights (see `hsd_jax.weights`).
+        """Loads the five networks from a folder of weights (see `hsd_jax.weights`).
 
         Args:
-          folder: of weights.
-          batch: pairs that `paint` takes at once.
-          devices: to split batches over; None for the first one alone.
+          folder: the folder of weights.
+          batch: the number of pairs per device batch.
+          devices: the devices that share a batch; None for the first device only.
 
         Raises:
-          ValueError: weights that are missing, damaged or do not belong together.
+          ValueError: if weights are missing, damaged or do not belong together.
         """
         networks = SwapNetworks.load(folder)
         self.spec: SwapSpec = networks.spec
@@ -76,10 +76,12 @@ class HeadSwapper:
     def from_pretrained(
         cls, name_or_dir: str | Path = weights.DEFAULT, **options: Any
     ) -> "HeadSwapper":
-        """The swapper of released weights: a shipped name, or a folder.
+        """Loads a swapper by the name of shipped weights, or from a folder.
+
+        `options` are the arguments `batch` and `devices` of the constructor.
 
         Raises:
-          ValueError: no such weights, or damaged ones.
+          ValueError: if there are no such weights, or they are damaged.
         """
         return cls(weights.find(name_or_dir), **options)
 
@@ -98,26 +100,28 @@ class HeadSwapper:
         head_person: int = 1,
         keep_steps: bool = False,
     ) -> Any:
-        """The head of one photo on the body of another.
+        """Puts the head of one photo on the body of another.
 
         Args:
-          head, body: paths, PIL images or uint8 arrays.
-          seed: of the sample, 0 to 2**32 - 1; the same seed gives the same image.
-          steps: calls of the UNet; None for what suits the weights (dpmpp), or the solver.
-          samples: how many.
+          head, body: paths, PIL images or uint8 arrays `[H, W, 3]`.
+          seed: 0 to 2**32 - 1; the same seed gives the same image.
+          steps: the number of UNet calls; None for the default of the weights (dpmpp) or of the
+            solver.
+          samples: the number of results to generate.
           solver: "dpmpp", "ddim" or "ddpm".
-          preserve: "photo": what is not generated is the photos' own pixels; "latents": the whole
-            crop is decoded from latents, as in the paper.
-          skin_tone: whether the body's skin follows the new face: "auto", "keep" or "match".
-          person: which person of the body photo, 1 for the largest face.
-          head_person: which person of the head photo.
-          keep_steps: also return the crop that each step predicts.
+          preserve: "photo" keeps the photos' own pixels wherever nothing is generated; "latents"
+            decodes the whole crop from latents, as in the paper.
+          skin_tone: whether the body's skin takes the tone of the new face: "auto" (if the faces
+            differ visibly), "keep" (never) or "match" (always).
+          person: which person of the body photo to use; 1 is the one with the largest face.
+          head_person: the same for the head photo.
+          keep_steps: whether to return the solver's prediction at each step.
 
         Returns:
-          A `SwapResult`; a list of them when `samples` is more than 1.
+          A `SwapResult`, or a list of them if `samples` is more than 1.
 
         Raises:
-          ValueError: a photo that cannot be read or shows no face, or an option out of range.
+          ValueError: if a photo cannot be read or shows no face, or an option is out of range.
         """
         sampling = Sampling(solver, steps, keep_steps)
         self._check(samples, sampling, preserve)
@@ -138,7 +142,7 @@ class HeadSwapper:
         head_person: int = 1,
         skin_tone: SkinTone = "auto",
     ) -> Pair:
-        """Crops and parses both photos and aligns the necks; arguments and errors as above."""
+        """Crops and parses both photos and aligns their necks; arguments are those of a call."""
         photos = read_photo(head, "the head photo"), read_photo(body, "the body photo")
         source, target = frame_pair(self._parser, *photos, head_person, person)
         shifts, layouts = self._runner.align(source.layout[None], target.layout[None])
@@ -157,10 +161,21 @@ class HeadSwapper:
         sampling: Sampling = DEFAULT_SAMPLING,
         preserve: Preserve = "photo",
     ) -> list[list[SwapResult]]:
-        """The swaps of a batch of pairs, `samples` of each."""
+        """Swaps a batch of pairs.
+
+        Args:
+          pairs: results of `pair`, any number.
+          seeds: one for each pair.
+          samples: the number of results for each pair.
+          sampling: the solver and its steps.
+          preserve: as for a call.
+
+        Returns:
+          A list of `samples` results for each pair.
+        """
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
         plan = self._runner.plan(_stack(heads, "layout"), _stack(bodies, "layout"))
-        # Beyond its photo's edge a head is repeated pixels: its layout may go on there, they not.
+        # Beyond its photo's edge a head is only repeated pixels: use its layout there, not those.
         plan = plan._replace(head=plan.head & _stack(heads, "inside"))
         if self.spec.finish.old_hair:
             strands = [old_strands(body, self.spec) for body in bodies]
@@ -218,7 +233,7 @@ class HeadSwapper:
             raise ValueError(f"samples is {samples}: ask for at least 1")
         if preserve not in ("photo", "latents"):
             raise ValueError(f"preserve is {preserve!r}: use 'photo' or 'latents'")
-        self.spec.times(sampling)  # refuses solvers and steps before the work
+        self.spec.times(sampling)  # raises for a bad solver or number of steps
 
 
 def _stack(people: Sequence[Any], name: str) -> np.ndarray:

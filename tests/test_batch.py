@@ -77,7 +77,7 @@ def test_a_run_goes_on_and_tells_what_failed(tmp_path, folder, capsys):
     assert (told["swapped"], told["skipped"], told["failed"]) == (2, 0, 3)
     rows = list(csv.DictReader((out / "errors.csv").read_text().splitlines()))
     assert [row["head"] for row in rows] == ["text.jpg", "blank.png", str(head)]
-    assert "no picture" in rows[0]["reason"] and "no face found" in rows[1]["reason"]
+    assert "not an image" in rows[0]["reason"] and "no face found" in rows[1]["reason"]
     assert "gone.png: no such file" in rows[2]["reason"]
     names = {path.name for path in out.iterdir()}
     made = {f"{head.stem}_on_body.png", "body_on_body.png"}

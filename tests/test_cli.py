@@ -101,8 +101,8 @@ def test_swap_refuses_bad_files_before_any_work(capsys, tmp_path, pair, monkeypa
     assert "nobody.jpg: no such file" in _refused(
         capsys, "swap", tmp_path / "nobody.jpg", body, "-o", out
     )
-    (tmp_path / "text.jpg").write_text("no picture")
-    assert "text.jpg is no picture" in _refused(
+    (tmp_path / "text.jpg").write_text("not an image")
+    assert "text.jpg is not an image" in _refused(
         capsys, "swap", head, tmp_path / "text.jpg", "-o", out
     )
     assert "end the name in one of" in _refused(
@@ -350,7 +350,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
 
 
 @needs_weights
-def test_the_demo_writes_a_picture_of_the_bodys_size(demo_run):
+def test_the_demo_writes_an_image_of_the_bodys_size(demo_run):
     report, folder = demo_run
     assert report["output"] == "demo/result.png" and report["outputs"] == ["demo/result.png"]
     with Image.open(folder / "demo/result.png") as image:

@@ -258,26 +258,6 @@ def test_layouts_of_two_sizes_are_refused():
             function(WOMAN, MAN[:, :6], L)
 
 
-def test_to_latent_takes_the_first_pixel_of_each_cell():
-    mask = np.zeros((2, 8, 12), np.float32)
-    mask[0, 4, 8] = 1
-    mask[1, 3, 3] = mask[1, 5, 9] = 1  # between the sampled pixels
-    cells = mixing.to_latent(mask, 4)
-    assert cells.shape == (2, 2, 3, 1) and cells.dtype == jnp.float32
-    np.testing.assert_array_equal(cells[0, ..., 0], [[0, 0, 0], [0, 0, 1]])
-    assert not cells[1].any()
-    with pytest.raises(ValueError, match="8 x 12.*cells of 5"):
-        mixing.to_latent(mask, 5)
-
-
-def test_latent_regions_still_sum_to_one():
-    _, regions = mix_layouts(
-        np.kron(WOMAN, np.ones((2, 4), int)), np.kron(MAN, np.ones((2, 4), int)), L
-    )
-    total = sum(mixing.to_latent(mask, 4) for mask in regions)
-    np.testing.assert_array_equal(total, np.ones((3, 7, 1)))
-
-
 def test_dilate_and_erode_golden():
     mask = np.zeros((5, 7), bool)
     mask[2, 1] = True

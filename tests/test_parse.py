@@ -44,6 +44,6 @@ def test_the_layout_has_the_photos_size(parser, astronaut):
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_blank_pictures_show_nobody(parser, level):
+def test_blank_images_show_nobody(parser, level):
     with pytest.raises(ValueError, match="no face found"):
         parser.person(np.full((300, 200, 3), level, np.uint8))

@@ -15,7 +15,7 @@ from hsd_jax.parsing.photo_parser import Face
 SIZE = (80, 64)  # width, height
 
 
-def _picture(height: int = 64, width: int = 80, seed: int = 0) -> np.ndarray:
+def _image(height: int = 64, width: int = 80, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -34,8 +34,8 @@ def _hollow_png(width: int, height: int) -> bytes:
 # Opening
 
 
-def test_a_path_a_picture_and_an_array_give_the_same_photo(tmp_path):
-    pixels = _picture()
+def test_a_path_an_image_and_an_array_give_the_same_photo(tmp_path):
+    pixels = _image()
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), pixels):
         opened = files.open_photo(source)
@@ -58,7 +58,7 @@ ORIENTATIONS = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_exif_orientation_is_applied(tmp_path, orientation):
-    upright = _picture()
+    upright = _image()
     stored = Image.fromarray(np.ascontiguousarray(ORIENTATIONS[orientation](upright)))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -117,12 +117,12 @@ def test_cmyk_survives_a_jpeg(tmp_path):
 
 
 def test_sizes_out_of_range_are_refused(monkeypatch):
-    assert files.open_photo(_picture(64, 64)).shape == (64, 64, 3)
+    assert files.open_photo(_image(64, 64)).shape == (64, 64, 3)
     with pytest.raises(ValueError, match="only 80 x 63 pixels"):
-        files.open_photo(_picture(63, 80))
+        files.open_photo(_image(63, 80))
     monkeypatch.setattr(files, "MAX_PIXELS", 5000)
     with pytest.raises(ValueError, match="100 x 64 pixels.*shrink it"):
-        files.open_photo(_picture(64, 100))
+        files.open_photo(_image(64, 100))
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
@@ -133,13 +133,13 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
 
 def _truncated() -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(_picture()).save(buffer, "JPEG")
+    Image.fromarray(_image()).save(buffer, "JPEG")
     return buffer.getvalue()[:1500]
 
 
 BROKEN = {
-    "text": (b"no picture at all", "no picture that can be read"),
-    "empty": (b"", "no picture that can be read"),
+    "text": (b"not an image", "not an image that can be read"),
+    "empty": (b"", "not an image that can be read"),
     "truncated": (_truncated(), "cannot be read .* is the file complete"),
     "no pixels": (_hollow_png(*SIZE), "cannot be read .* is the file complete"),
 }
@@ -193,13 +193,13 @@ def test_room_is_what_lies_beyond_the_crop():
 
 
 def test_framing_closes_in_only_where_the_photo_shows_less():
-    pixels = _picture(64, 100)
+    pixels = _image(64, 100)
     shares = [Face(0, 0, size).share_in(pixels) for size in (5, 20, 22.99, 33, 52.25, 90)]
     np.testing.assert_allclose(shares, [0.209, 0.209, 0.209, 0.3, 0.475, 0.475])
 
 
 def test_take_repeats_edge_pixels_beyond_the_photo():
-    pixels = _picture()
+    pixels = _image()
     square = framing.take(pixels, Crop(left=-10, top=-20, side=100))
     np.testing.assert_array_equal(square[20:84, 10:90], pixels)
     np.testing.assert_array_equal(square[:20, 10:90], np.repeat(pixels[:1], 20, 0))
@@ -211,12 +211,12 @@ def test_take_repeats_edge_pixels_beyond_the_photo():
 
 @pytest.mark.parametrize("crop", [Crop(10, 5, 40), Crop(-10, -20, 100), Crop(50, 30, 64)])
 def test_paste_after_take_is_the_identity(crop):
-    pixels = _picture()
+    pixels = _image()
     np.testing.assert_array_equal(framing.paste(pixels, framing.take(pixels, crop), crop), pixels)
 
 
 def test_paste_changes_the_crop_alone_and_not_its_input():
-    pixels = _picture()
+    pixels = _image()
     before = pixels.copy()
     result = framing.paste(pixels, np.full((30, 30, 3), 7, np.uint8), Crop(60, -10, 30))
     np.testing.assert_array_equal(pixels, before)
@@ -242,7 +242,7 @@ def test_resize_map_keeps_values_and_places():
 
 
 def test_inside_says_which_pixels_of_a_crop_the_photo_has():
-    seen = framing.inside(_picture(), Crop(left=-20, top=-10, side=120), 60)
+    seen = framing.inside(_image(), Crop(left=-20, top=-10, side=120), 60)
     expected = np.zeros((60, 60), bool)
     expected[5:37, 10:50] = True  # rows -10 to 110 of 64, columns -20 to 100 of 80, at half size
     np.testing.assert_array_equal(seen, expected)
@@ -255,7 +255,7 @@ def test_inside_says_which_pixels_of_a_crop_the_photo_has():
 def test_provenance_is_read_back(tmp_path, ending):
     pixels = np.full((64, 80, 3), (200, 100, 50), np.uint8)
     path = tmp_path / f"a{ending}"
-    files.save_picture(pixels, path)
+    files.save_image(pixels, path)
     with Image.open(path) as image:
         exif = image.getexif()
         assert "Synthetic image" in exif[ExifTags.Base.ImageDescription]
@@ -267,13 +267,13 @@ def test_provenance_is_read_back(tmp_path, ending):
 
 @pytest.mark.parametrize("ending", [".png", ".webp"])
 def test_lossless_formats_keep_every_pixel(tmp_path, ending):
-    pixels = _picture()
-    files.save_picture(pixels, tmp_path / f"a{ending}")
+    pixels = _image()
+    files.save_image(pixels, tmp_path / f"a{ending}")
     np.testing.assert_array_equal(files.open_photo(tmp_path / f"a{ending}"), pixels)
 
 
 def test_what_is_not_synthetic_carries_no_provenance(tmp_path):
-    files.save_picture(_picture(), tmp_path / "a.png", synthetic=False)
+    files.save_image(_image(), tmp_path / "a.png", synthetic=False)
     with Image.open(tmp_path / "a.png") as image:
         assert not image.getexif() and "Description" not in image.info
 
@@ -287,7 +287,7 @@ def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", disk_full)
     with pytest.raises(ValueError, match="a.png cannot be written: No space left"):
-        files.save_picture(_picture(), tmp_path / "a.png")
+        files.save_image(_image(), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"old"
 

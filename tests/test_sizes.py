@@ -110,7 +110,7 @@ def test_what_weights_do_not_tell_is_named(tmp_path):
     record = json.loads(path.read_text())
     del record["extra"]["labels"], record["extra"]["schedule"]
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="do not tell labels, schedule: add them"):
+    with pytest.raises(ValueError, match="lack labels, schedule: add them"):
         SwapNetworks.load(folder)
 
 

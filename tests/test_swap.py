@@ -44,7 +44,7 @@ def test_the_layout_keeps_what_is_not_a_hole(result):
     assert np.isin(result.layout, HALFBODY9.neck).sum() > 50  # it had been taken out
 
 
-def test_pictures_arrays_and_paths_give_the_same_by_one_seed(swapper, pair, result):
+def test_images_arrays_and_paths_give_the_same_by_one_seed(swapper, pair, result):
     paths = find_photos()
     again = swapper(Image.fromarray(pair[0]), str(paths[1]), seed=3)
     np.testing.assert_array_equal(again.image, result.image)

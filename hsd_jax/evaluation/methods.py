@@ -142,7 +142,7 @@ def produce(
                 for pair, swapped in zip(batch, swaps, strict=True):
                     for name in own:
                         picture = swapped.latents if name == "hsd-latents" else swapped.pixels
-                        files.save_picture(picture, entries[name].path(pair))
+                        files.save_image(picture, entries[name].path(pair))
                 sampled += len(batch)
         _make_baselines(pairs, people, {name: entries[name] for name in other}, frame, progress)
     return sampled
@@ -163,7 +163,7 @@ def _make_baselines(
         staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
         for name in missing:
             picture = baseline(name, staged, people.labels)
-            files.save_picture(picture, entries[name].path(pair), synthetic=name != "body-photo")
+            files.save_image(picture, entries[name].path(pair), synthetic=name != "body-photo")
 
 
 def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -> Staged:

@@ -332,7 +332,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.sheet:
-        files.save_picture(np.concatenate(figures.sheet), options.sheet)
+        files.save_image(np.concatenate(figures.sheet), options.sheet)
     share = 100 * report["hole_share"]
     print(f"{report['pictures']} {options.split} pictures, holes of {share:.1f} % on average, "
           f"weights {folder.name}; mean [95 % interval], * best")  # fmt: skip

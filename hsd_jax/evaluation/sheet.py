@@ -54,6 +54,6 @@ def run(options: argparse.Namespace) -> None:
                 for p, result in zip(batch, results, strict=True)
             ]
             progress.update(len(batch))
-    files.save_picture(layout_tiles(tiles), options.output)
+    files.save_image(layout_tiles(tiles), options.output)
     rows = math.ceil(len(tiles) / COLUMNS)
     print(f"{options.output}: {len(tiles)} swaps in {rows} rows; head, body, result")

@@ -1,1 +1,1 @@
-"""Images and where they come from: files, crops, colour, compositing, texture."""
+"""Image files, crops, colour spaces, matting and texture completion."""

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB of 0 to 255 to CIE L*a*b* under D65, float32 `[..., 3]` (IEC 61966-2-1, CIE 15)."""
+    """Converts sRGB, 0 to 255, to CIE L*a*b* under D65, float32 `[..., 3]`."""
     x = np.asarray(rgb, np.float32) / 255
     linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _XYZ.T / _XYZ.sum(1)
@@ -15,7 +15,7 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def to_rgb(lab: np.ndarray) -> np.ndarray:
-    """The inverse of `to_lab`; colours beyond sRGB are clipped."""
+    """Inverts `to_lab`; colours outside sRGB are clipped."""
     y = (lab[..., 0] + 16) / 116
     f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
     xyz = np.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)

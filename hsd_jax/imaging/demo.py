@@ -1,4 +1,4 @@
-"""The demo's photos, which its packages ship, and the strip that shows how a swap is made."""
+"""The demo's photos, which packages of the extra ship, and the strip of a swap's stages."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -11,17 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from hsd_jax.labels import LabelSet
 
-# Both in the public domain: the US Navy's portrait of Grace Hopper, NASA's of Eileen Collins.
+# Both are in the public domain: portraits of Grace Hopper (US Navy) and Eileen Collins (NASA).
 _HEAD = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")
 _BODY = ("skimage", "data/astronaut.png")
 _TILE, _MARGIN, _CAPTION = 256, 16, 32
 
 
 def find_photos() -> tuple[Path, Path]:
-    """The files of the head's and the body's photo; their packages are not imported.
+    """Finds the files of the head photo and the body photo, without importing their packages.
 
     Raises:
-      ValueError: the extra `demo` is not installed.
+      ValueError: if the extra `demo` is not installed.
     """
     return _find(*_HEAD), _find(*_BODY)
 
@@ -36,13 +36,13 @@ def _find(package: str, name: str) -> Path:
 
 
 def strip(stages: Mapping[str, np.ndarray], labels: "LabelSet") -> np.ndarray:
-    """The stages of a swap side by side with captions, uint8 `[H, W, 3]`.
+    """Draws the stages of a swap side by side with captions, uint8 `[H, W, 3]`.
 
     Args:
-      stages: of a `SwapResult`; pictures uint8 `[256, 256, 3]`, layouts int32 `[256, 256]`.
-      labels: of the layouts.
+      stages: those of a `SwapResult`; images uint8 `[256, 256, 3]`, layouts int32 `[256, 256]`.
+      labels: the label set of the layouts.
     """
-    from hsd_jax.labels import colorize  # here: the photos are looked for before JAX starts
+    from hsd_jax.labels import colorize  # not at the top: photos are found before JAX starts
 
     tiles = [
         ("head", stages["head"]),

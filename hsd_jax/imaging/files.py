@@ -1,6 +1,6 @@
-"""Photo files: open, orient, save with provenance.
+"""Image files: opens, orients and saves them, with a provenance mark.
 
-The only file that knows of image files. A photo is uint8 `[H, W, 3]` sRGB from here on.
+No other module knows file formats. Everywhere else a photo is uint8 `[H, W, 3]` in sRGB.
 """
 
 import io
@@ -28,19 +28,19 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo that was read."""
+    """A photo in memory."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     name: str
-    """How messages call it: its path, or its part in a swap."""
+    """What messages call it: its path, or its role in a swap."""
 
 
 def read_photo(source: Any, role: str) -> Photo:
-    """Any image as a `Photo`; one that was read already as it is.
+    """Reads an image as a `Photo`; a `Photo` is returned unchanged.
 
     Args:
       source: see `open_photo`.
-      role: its name where it has no path, such as "the head photo".
+      role: the name for messages if there is no path, such as "the head photo".
     """
     if isinstance(source, Photo):
         return source
@@ -48,15 +48,16 @@ def read_photo(source: Any, role: str) -> Photo:
 
 
 def open_photo(source: Any) -> np.ndarray:
-    """Any picture as uint8 `[H, W, 3]`.
+    """Reads an image as uint8 `[H, W, 3]` in sRGB.
+
+    Applies EXIF orientation, composites transparency onto white, scales 16-bit grey to 8 bits and
+    converts an embedded colour profile to sRGB.
 
     Args:
-      source: a path, a PIL image, or an array uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
-        EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled; an
-        embedded colour profile is converted to sRGB.
+      source: a path, a PIL image, or a uint8 array `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
 
     Raises:
-      ValueError: no such file, no picture, or one too large or too small.
+      ValueError: if the file does not exist, is not an image, or is too large or too small.
     """
     if isinstance(source, np.ndarray):
         channels = source.shape[2:]
@@ -66,7 +67,7 @@ def open_photo(source: Any) -> np.ndarray:
             )
         return _to_rgb(Image.fromarray(source), "the array")
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the picture")
+        return _to_rgb(source, "the image")
     name = os.fspath(source)
     try:
         with Image.open(name) as image:
@@ -77,9 +78,8 @@ def open_photo(source: Any) -> np.ndarray:
         millions = MAX_PIXELS // 10**6
         raise ValueError(f"{name} has over {millions} million pixels: shrink it") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is no picture that can be read: give a JPEG, PNG or WebP") from (
-            None
-        )
+        message = f"{name} is not an image that can be read: give a JPEG, PNG or WebP"
+        raise ValueError(message) from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{name} cannot be read ({error}): is the file complete?") from error
 
@@ -105,7 +105,7 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """RGB in sRGB's colours: a phone's Display P3 photo would come out pale otherwise."""
+    """Converts to sRGB; otherwise, say, Display P3 photos of phones would come out pale."""
     profile = image.info.get("icc_profile")
     if profile:
         try:
@@ -114,20 +114,20 @@ def _to_srgb(image: Image.Image) -> Image.Image:
             converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
             return image.convert("RGB") if converted is None else converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # damaged, or of another mode than the picture: as without a profile
+            pass  # the profile is damaged or does not fit the image's mode: ignore it
     return image.convert("RGB")
 
 
-def save_picture(image: np.ndarray, path: str | Path, synthetic: bool = True) -> None:
-    """Writes a picture, complete or not at all; PNG, JPEG or WebP by the ending.
+def save_image(image: np.ndarray, path: str | Path, synthetic: bool = True) -> None:
+    """Writes an image atomically, as PNG, JPEG or WebP by its suffix.
 
     Args:
       image: uint8 `[H, W, 3]`.
-      path: where to; the folder must exist.
-      synthetic: add the provenance text (PNG text chunk, EXIF image description).
+      path: the file; its folder must exist.
+      synthetic: whether to add the provenance text (PNG text chunk, EXIF image description).
 
     Raises:
-      ValueError: the ending is unknown or the file cannot be written.
+      ValueError: if the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
     check_output(path)
@@ -151,30 +151,29 @@ def save_picture(image: np.ndarray, path: str | Path, synthetic: bool = True) ->
 def save_layout(
     layout: np.ndarray, path: str | Path, palette: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Writes class indices as an 8-bit PNG whose palette shows them in colour.
+    """Writes class indices as an 8-bit PNG with a palette of class colours.
 
     Pillow reads the indices back (`np.asarray(Image.open(path))`); OpenCV reads the colours.
 
     Args:
       layout: integers `[H, W]`, 0 to 255.
-      path: where to, ending in .png; the folder must exist.
-      palette: one (red, green, blue) a class.
+      path: a file ending in .png; its folder must exist.
+      palette: (red, green, blue) for each class.
 
     Raises:
-      ValueError: the file cannot be written, or not as PNG.
+      ValueError: if the file cannot be written or does not end in .png.
     """
     path = Path(path)
     check_output(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: a layout is a PNG: end the name in .png")
     image = Image.fromarray(layout.astype(np.uint8))
-    # Filled up to 256 entries: with fewer than 17, Pillow packs the indices into 4 bits or less.
+    # 256 entries: with fewer than 17, Pillow packs the indices into 4 bits or less.
     image.putpalette(np.asarray(palette, np.uint8).tobytes().ljust(768, b"\0"))
     _write(image, path, "PNG", {})
 
 
 def _write(image: Image.Image, path: Path, format_: str, options: dict[str, Any]) -> None:
-    """The file complete under its name, or not at all."""
     try:
         with atomic(path) as temporary:
             image.save(temporary, format=format_, **options)
@@ -183,16 +182,16 @@ def _write(image: Image.Image, path: Path, format_: str, options: dict[str, Any]
 
 
 def check_ending(path: Path) -> None:
-    """ValueError for a name that says no format that is written."""
+    """Raises ValueError for a suffix that is not a supported image format."""
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"{path}: end the name in one of {', '.join(_FORMATS)}")
 
 
 def check_output(path: str | Path) -> None:
-    """Before the work, what would spoil it after.
+    """Checks before the work that a file can be written.
 
     Raises:
-      ValueError: an unknown ending, or no such folder.
+      ValueError: if the suffix is unknown, or the folder is missing or read-only.
     """
     path = Path(path)
     check_ending(path)

@@ -1,4 +1,4 @@
-"""Squares of photos: taking them out, pasting them back."""
+"""Square crops of photos: cut out, resize, paste back."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of a photo, in the photo's pixels; it may reach over the edges."""
+    """A square in a photo's pixels; it may extend beyond the photo."""
 
     left: int
     top: int
     side: int
 
     def shifted(self, columns: float) -> "Crop":
-        """The same square, `columns` pixels further right."""
+        """The same square moved `columns` pixels to the right."""
         return Crop(self.left + round(columns), self.top, self.side)
 
 
 def room(photo: np.ndarray, crop: Crop) -> tuple[float, float, float, float]:
-    """How far the photo goes on beyond the crop: top, bottom, left, right, in sides of the crop."""
+    """How much photo lies beyond the crop (top, bottom, left, right), in sides of the crop."""
     height, width = photo.shape[:2]
     bottom, right = height - crop.top - crop.side, width - crop.left - crop.side
     top, bottom, left, right = (x / crop.side for x in (crop.top, bottom, crop.left, right))
@@ -28,9 +28,9 @@ def room(photo: np.ndarray, crop: Crop) -> tuple[float, float, float, float]:
 
 
 def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
-    """The crop as a square picture of `size` pixels (its own side when None).
+    """Cuts the crop out as a square of `size` pixels (None for the crop's own side).
 
-    Beyond the photo its edge pixels are repeated.
+    Beyond the photo, its edge pixels are repeated.
     """
     height, width = photo.shape[:2]
     rows = np.clip(np.arange(crop.top, crop.top + crop.side), 0, height - 1)
@@ -40,12 +40,12 @@ def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 picture to `size` x `size`; Lanczos, with the right support when it shrinks."""
+    """Resizes a uint8 image to `size` x `size` by antialiased Lanczos."""
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def enlarge(layout: np.ndarray, size: int) -> np.ndarray:
-    """A layout `[h, w]` of uint8 values at `size` x `size`, nearest."""
+    """Resizes a layout `[h, w]` of values up to 255 to `size` x `size`, nearest neighbour."""
     image = Image.fromarray(layout.astype(np.uint8))
     return np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
 
@@ -58,13 +58,13 @@ def resize_image(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_map(values: np.ndarray, size: int) -> np.ndarray:
-    """float32 map `[h, w]` to `[size, size]`, bilinear."""
+    """Resizes a float map `[h, w]` to `[size, size]`, bilinear."""
     image = Image.fromarray(values.astype(np.float32))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def inside(photo: np.ndarray, crop: Crop, size: int) -> np.ndarray:
-    """bool `[size, size]`: which pixels of the crop, taken at `size`, lie in the photo."""
+    """Which pixels of the crop, taken at `size`, lie in the photo: bool `[size, size]`."""
     height, width = photo.shape[:2]
     at = (np.arange(size) + 0.5) * crop.side / size
     rows, columns = crop.top + at, crop.left + at
@@ -73,7 +73,7 @@ def inside(photo: np.ndarray, crop: Crop, size: int) -> np.ndarray:
 
 
 def paste(photo: np.ndarray, square: np.ndarray, crop: Crop) -> np.ndarray:
-    """A copy of the photo with the crop's pixels replaced by `square` `[side, side, ...]`."""
+    """Returns a copy of the photo whose crop is replaced by `square` `[side, side, ...]`."""
     height, width = photo.shape[:2]
     top, left = max(0, crop.top), max(0, crop.left)
     bottom, right = min(height, crop.top + crop.side), min(width, crop.left + crop.side)

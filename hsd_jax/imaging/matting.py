@@ -1,9 +1,9 @@
-"""Mattes: how much of each pixel is foreground, and the foreground's own colours.
+"""Image matting: alpha mattes and foreground colours.
 
-Closed-form matting (Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural Image Matting",
-IEEE TPAMI 2008): in small windows an alpha is an affine function of the colours, which makes it
-the solution of one sparse linear system. Foreground colours by blur fusion (Forte, "Approximate
-Fast Foreground Colour Estimation", ICIP 2021).
+The alpha is by closed-form matting (Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural
+Image Matting", IEEE TPAMI 2008), which assumes that in small windows alpha is an affine function of
+the colours and so solves one sparse linear system. Foreground colours are by blur fusion (Forte,
+"Approximate Fast Foreground Colour Estimation", ICIP 2021).
 """
 
 from typing import Any
@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage, sparse
 from scipy.sparse import linalg
 
-_EPS = 1e-6  # of the windows' covariance, for colours in [0, 1]
-_TRUST = 100.0  # weight of the known pixels' alphas
+_EPS = 1e-6  # regularises the windows' covariance, for colours in [0, 1]
 _FUSION = ((45, 1), (3, 1))  # (radius, rounds) of blur fusion for a crop of 256, coarse then fine
 
 
@@ -23,21 +22,21 @@ def closed_form(
     foreground: Bool[np.ndarray, "h w"],
     background: Bool[np.ndarray, "h w"],
 ) -> Float[np.ndarray, "h w"]:
-    """The matte of an image.
+    """Estimates the alpha of an image from a trimap.
 
     Args:
       image: sRGB.
       foreground: pixels that are certainly foreground.
-      background: pixels that are certainly background. What is neither is solved for.
+      background: pixels that are certainly background; alpha is solved for the remaining ones.
 
     Returns:
-      float32, 0 to 1.
+      The alpha matte, float32 in [0, 1].
     """
     unknown = ~(foreground | background)
     alpha = foreground.astype(np.float32)
     if not unknown.any():
         return alpha
-    # Only windows with an unknown pixel say anything; beyond two pixels all is known.
+    # Only windows that hold an unknown pixel matter: pixels within two of one.
     near = ndimage.binary_dilation(unknown, np.ones((5, 5)))
     rows, columns = np.nonzero(near)
     frame = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
@@ -84,7 +83,7 @@ def _laplacian(image: np.ndarray, centres: np.ndarray) -> Any:
 def foreground_colours(
     image: UInt8[np.ndarray, "h w 3"], alpha: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w 3"]:
-    """What the foreground's colours are where it is mixed with its background, 0 to 255."""
+    """Estimates the foreground's own colours where it mixes with the background, 0 to 255."""
     image_ = image.astype(np.float32)
     front, back = image_, image_
     for radius, rounds in _FUSION:
@@ -97,7 +96,7 @@ def foreground_colours(
 def _fused(
     image: np.ndarray, front: np.ndarray, back: np.ndarray, alpha: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One round: means of front and back around each pixel, brought to explain the image."""
+    """One round: local means of front and back, corrected so that they compose the image."""
 
     def mean(x: np.ndarray) -> np.ndarray:
         return ndimage.uniform_filter(x, size, mode="nearest", axes=(0, 1))

@@ -1,8 +1,8 @@
-"""Texture completion: a region filled with what its surroundings are made of, patch by patch.
+"""Texture completion: fills a hole with patches of its surroundings.
 
-Every patch that touches the hole is matched with one that is wholly seen (PatchMatch, Barnes et al.
-2009), and the matches vote for the hole's pixels, from coarse to fine (Wexler, Shechtman and Irani,
-"Space-Time Completion of Video", 2007). Matching all pixels at once needs no compiled loop.
+Every patch that touches the hole is matched with one that is wholly visible (PatchMatch, Barnes et
+al. 2009), and the matches vote for the hole's pixels, from coarse to fine (Wexler, Shechtman and
+Irani, "Space-Time Completion of Video", 2007). All pixels are matched at once, in numpy.
 """
 
 from typing import Any, NamedTuple
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-_RADIUS = 2  # of a patch: 5 x 5
+_RADIUS = 2  # patches are 5 x 5
 _COARSEST = 32
-_ROUNDS = 5  # of matching and voting on a level
-_DECAY = 1.2  # a pixel of the hole is trusted this much less with each pixel from its edge
-_STRAY = np.array([6000.0, 600.0], np.float32)  # of a source as far off as the picture is long
+_ROUNDS = 5  # of matching and voting per level
+_DECAY = 1.2  # trust in a hole's pixel falls by this factor per pixel from the edge
+_STRAY = np.array([6000.0, 600.0], np.float32)  # cost of a source one image height, width away
 _MIN_SOURCES = 64  # fewer whole patches are no texture to learn from
 
 _WINDOW = [(i, j) for i in range(-_RADIUS, _RADIUS + 1) for j in range(-_RADIUS, _RADIUS + 1)]
@@ -24,26 +24,26 @@ class Completed(NamedTuple):
     """An image whose hole is filled."""
 
     image: np.ndarray
-    """float32 `[H, W, C]`, changed in the hole alone."""
+    """float32 `[H, W, C]`, changed in the hole only, or nowhere if too little is visible."""
     sources: np.ndarray | None
-    """int `[H, W, 2]`: row and column of what each pixel of the hole is made of; None when too
-    little is seen, and the image is as it was."""
+    """int `[H, W, 2]`: the row and column that each pixel of the hole was taken from; None if too
+    little is visible."""
 
 
-def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> Completed:
-    """`picture` with its hole filled.
+def complete(image: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> Completed:
+    """Fills the hole of an image.
 
     Args:
-      picture: float32 `[H, W, C]`, H and W powers of two times `_COARSEST` or less; in the hole a
-        first guess, such as `composite.membrane` gives.
-      seen: bool `[H, W]`, the pixels to learn from.
-      hole: bool `[H, W]`, the pixels to fill. Pixels that are neither count for nothing.
+      image: float32 `[H, W, C]`, H and W powers of two times `_COARSEST` or less; the hole holds a
+        first guess, such as `finish.membrane` gives.
+      seen: bool `[H, W]`, the pixels to take patches from.
+      hole: bool `[H, W]`, the pixels to fill. Pixels that are neither are ignored.
 
     """
     hole = hole & ~seen
     if not hole.any():
-        return Completed(picture, None)
-    levels = [(picture.astype(np.float32), seen, hole)]
+        return Completed(image, None)
+    levels = [(image.astype(np.float32), seen, hole)]
     while min(levels[-1][1].shape) > _COARSEST:
         levels.append(_halve(*levels[-1]))
     rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def complete(picture: np.ndarray, seen: np.ndarray, hole: np.ndarray) -> Complet
 
 
 def _halve(
-    picture: np.ndarray, seen: np.ndarray, hole: np.ndarray
+    image: np.ndarray, seen: np.ndarray, hole: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     def fours(x: np.ndarray) -> Any:
         h, w = x.shape[:2]
@@ -76,7 +76,7 @@ def _halve(
 
     weight = (seen | hole).astype(np.float32)[..., None]
     total = fours(weight).sum((1, 3))
-    small = fours(picture * weight).sum((1, 3)) / np.maximum(total, 1e-6)
+    small = fours(image * weight).sum((1, 3)) / np.maximum(total, 1e-6)
     return small, fours(seen).all((1, 3)), fours(hole).any((1, 3))
 
 
@@ -85,14 +85,14 @@ def _double(x: np.ndarray) -> np.ndarray:
 
 
 def _whole(seen: np.ndarray) -> np.ndarray:
-    """Where a patch lies inside what is seen."""
+    """Centres of patches that are wholly visible."""
     return ndimage.binary_erosion(seen, np.ones((2 * _RADIUS + 1, 2 * _RADIUS + 1)))
 
 
 def _start(
     sources: np.ndarray, coarse: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """A source (row, column) for every pixel, int `[H, W, 2]`: the coarser level's, or any."""
+    """Initial sources (row, column), int `[H, W, 2]`: the coarser level's, or random ones."""
     places = np.argwhere(sources)
     random = places[rng.integers(len(places), size=sources.shape)]
     if coarse is None:
@@ -103,7 +103,7 @@ def _start(
 
 
 def _match(
-    picture: np.ndarray,
+    image: np.ndarray,
     trust: np.ndarray,
     hole: np.ndarray,
     sources: np.ndarray,
@@ -114,7 +114,7 @@ def _match(
     """Improves `matches` of the hole's pixels in place; returns their costs, `[n]`."""
     rows, columns = np.nonzero(hole)
     targets = np.stack([rows, columns], -1)
-    framed = _framed(picture)
+    framed = _framed(image)
     patches, weights = _patches(framed, targets), _patches(_framed(trust[..., None]), targets)
     weights /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-6)
     h, w = hole.shape
@@ -148,14 +148,14 @@ def _match(
     return costs
 
 
-def _framed(picture: np.ndarray) -> np.ndarray:
-    """float32 with its edge repeated beyond the frame, as far as patches reach."""
+def _framed(image: np.ndarray) -> np.ndarray:
+    """float32 with repeated edges, so that patches fit at every pixel."""
     frame = (_RADIUS, _RADIUS)
-    return np.pad(picture.astype(np.float32), (frame, frame, (0, 0)), mode="edge")
+    return np.pad(image.astype(np.float32), (frame, frame, (0, 0)), mode="edge")
 
 
 def _patches(framed: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """float32 `[n, 25, C]` of the picture that was framed."""
+    """Patches of an image that `_framed` padded, float32 `[n, 25, C]`."""
     width = framed.shape[1]
     first = centers[:, 0] * width + centers[:, 1]
     offsets = [(i + _RADIUS) * width + j + _RADIUS for i, j in _WINDOW]
@@ -163,13 +163,13 @@ def _patches(framed: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 
 def _vote(
-    picture: np.ndarray,
+    image: np.ndarray,
     trust: np.ndarray,
     hole: np.ndarray,
     matches: np.ndarray,
     costs: np.ndarray,
 ) -> np.ndarray:
-    """The hole's pixels as the weighted mean of what every patch over them says."""
+    """Sets each pixel of the hole to the weighted mean of the matches of patches over it."""
     scale = 2 * max(float(np.percentile(costs, 75)), 1e-6)
     weight = np.zeros(hole.shape, np.float32)
     weight[hole] = trust[hole] * np.exp(-costs / scale) + 1e-6
@@ -177,14 +177,14 @@ def _vote(
     rows, columns = np.nonzero(hole)
     frame = ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS))
     weight, sources = np.pad(weight, frame), np.pad(matches, (*frame, (0, 0)))
-    total = np.zeros((len(rows), picture.shape[2]), np.float32)
+    total = np.zeros((len(rows), image.shape[2]), np.float32)
     norm = np.zeros((len(rows), 1), np.float32)
     for dy, dx in _WINDOW:
-        # The patch centred at p - d says of p what its source holds at +d.
+        # The patch centred at p - d votes for p with its source's pixel at +d.
         centers = rows - dy + _RADIUS, columns - dx + _RADIUS
         own, source = weight[centers][:, None], sources[centers] + (dy, dx)
-        total += own * picture[source[:, 0].clip(0, h - 1), source[:, 1].clip(0, w - 1)]
+        total += own * image[source[:, 0].clip(0, h - 1), source[:, 1].clip(0, w - 1)]
         norm += own
-    result = picture.copy()
+    result = image.copy()
     result[hole] = total / np.maximum(norm, 1e-6)
     return result

@@ -1,1 +1,1 @@
-"""From a photo to its people: where they are, and what each pixel shows."""
+"""Finds the people in a photo and the class of each pixel."""

@@ -1,8 +1,8 @@
-"""Bare skin in photos, found by the colour of the person's own face.
+"""Finds bare skin in photos by the colour of the person's own face.
 
-Parsers that learnt from automatic labels call bare arms and shoulders clothes. A face and the rest
-of a person's skin have one hue, in any light that falls on both (Fleck, Forsyth and Bregler,
-"Finding Naked People", 1996): so the face tells where clothes end.
+Parsers trained on automatic labels mistake bare arms and shoulders for clothes. A face and the rest
+of a person's skin share one hue under the same light (Fleck, Forsyth and Bregler, "Finding Naked
+People", 1996), so the face's hue tells skin from clothes.
 """
 
 from typing import Any
@@ -16,18 +16,18 @@ from hsd_jax.labels import LabelSet
 
 _SKIN = "skin"
 _LIMBS = ("skin", "left_arm", "right_arm", "left_leg", "right_leg")
-_MIN_FACE = 50  # pixels: fewer have no reliable median
-_SMOOTH = 1.5  # sigma over which a pixel's colour is taken
+_MIN_FACE = 50  # pixels; the median of fewer is unreliable
+_SMOOTH = 1.5  # sigma of the blur before colours are compared
 
-# In units of CIE a*b*: by trusted training layouts half of the skin lies nearer to the face's
-# median than 7.1 and a tenth beyond 15.3, of clothes a tenth nearer than 10.3, half beyond 20.4.
-_EQUAL, _SLOPE, _CAP = 11.0, 0.26, 2.0  # log odds of skin: 0 at _EQUAL, steep by _SLOPE, at most
-_LEAST = 0.02  # probability of skin that evidence can work on
-_SAME = (6.0, 25.0)  # chroma, lightness: as far from the face's as its own skin is
+# Distances in CIE a*b* from the face's median, by reliable training layouts: for skin the median is
+# 7.1 and the 90th percentile 15.3; for clothes the 10th percentile is 10.3 and the median 20.4.
+_EQUAL, _SLOPE, _CAP = 11.0, 0.26, 2.0  # log odds of skin: 0 at _EQUAL, slope, bound
+_LEAST = 0.02  # lower bound of the probability that the odds multiply
+_SAME = (6.0, 25.0)  # distance in chroma and in lightness that counts as the face's own colour
 
 
 def skin_classes(labels: LabelSet) -> tuple[int, ...]:
-    """Neck and bare limbs."""
+    """The classes of neck and bare limbs."""
     return (*labels.neck, *(i for i in labels.body if labels.classes[i] in _LIMBS))
 
 
@@ -37,20 +37,20 @@ def by_complexion(
     labels: LabelSet,
     trust: float,
 ) -> Float[np.ndarray, "h w k"]:
-    """A parser's probabilities with the evidence of colour for and against bare skin.
+    """Corrects a parser's probabilities of bare skin by colour.
 
-    Between classes of body and neck alone; clothes of the face's very colour that touch its neck or
-    skin are skin.
+    Only pixels of the body and neck change. Clothes of the face's own colour that touch neck or
+    skin become skin.
 
     Args:
-      image: that was parsed.
-      probabilities: of the parser.
-      labels: of the classes; without one called "skin" in the group body nothing changes.
-      trust: weight of the colour's log odds beside the network's own, which has seen the colour
-        too; 0.3 for the embedded parser.
+      image: the parsed image.
+      probabilities: the parser's output.
+      labels: its label set; without a body class "skin", nothing changes.
+      trust: the weight of the colour's log odds; below 1, since the network has seen the colour
+        too (0.3 for the embedded parser).
 
     Returns:
-      Rows that sum to 1.
+      Probabilities that sum to 1 at each pixel.
     """
     skin = next((i for i in labels.body if labels.classes[i] == _SKIN), None)
     best = probabilities.argmax(-1)
@@ -71,7 +71,7 @@ def by_complexion(
 
 
 def _bare(best: np.ndarray, same: np.ndarray, skin: int, labels: LabelSet) -> np.ndarray:
-    """Clothes of the face's colour, connected with skin or neck: bool `[H, W]`."""
+    """Clothes of the face's colour that are connected to skin or neck: bool `[H, W]`."""
     known = np.isin(best, (skin, *labels.neck))
     bare = np.asarray(ndimage.binary_opening(same & ~known, iterations=2), bool)
     labelled: Any = ndimage.label(bare | known)

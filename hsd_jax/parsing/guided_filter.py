@@ -1,7 +1,7 @@
 """The guided filter (He, Sun and Tang, "Guided Image Filtering", 2013) with a colour guide.
 
-Its affine functions vary slowly, so they are fitted on reduced pictures ("Fast Guided Filter", He
-and Sun, arXiv 1505.00996) and applied to the guide itself.
+The affine coefficients vary slowly, so they are fitted to downsampled images ("Fast Guided Filter",
+He and Sun, arXiv 1505.00996) and applied to the guide at full size.
 """
 
 import jax
@@ -18,22 +18,22 @@ def guided_filter(
     eps: float,
     reduce: int = 1,
 ) -> Float[Array, "b h w k"]:
-    """`values` smoothed inside the guide's regions and sharpened at its edges.
+    """Smooths `values` inside the guide's regions and aligns their edges with the guide's.
 
     In every window the result is an affine function of the guide's colours, so it has edges only
-    where the guide has them. Channels that sum to 1 go on doing so, but may leave [0, 1] a little.
+    where the guide does. Channels that sum to 1 still do, but may leave [0, 1] slightly.
 
     Args:
       guide: colours in [0, 1], of any number of channels.
-      values: such as class probabilities.
-      radius: windows are squares of 2 radius + 1 reduced pixels, cut off at the frame.
-      eps: how much variance of the guide counts as an edge.
-      reduce: the functions are fitted at 1 / `reduce` of the size, which h and w are multiples of.
+      values: for example class probabilities.
+      radius: windows are 2 radius + 1 downsampled pixels wide, clipped at the image's border.
+      eps: the variance of the guide from which on it counts as an edge.
+      reduce: the downsampling factor of the fit; h and w must be multiples of it.
 
     Returns:
-      float32, like `values`.
+      The filtered values, float32.
     """
-    # Centred colours: variances are differences of means, and these must be small to be exact.
+    # Variances are differences of means: centred colours keep them exact in float32.
     guide = guide - guide.mean((1, 2), keepdims=True)
     slope, offset = _fit(average_pool(guide, reduce), average_pool(values, reduce), radius, eps)
     if reduce > 1:
@@ -46,7 +46,7 @@ def guided_filter(
 def _fit(
     guide: jax.Array, values: jax.Array, radius: int, eps: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Slopes `[b, h, w, c * k]` and offsets `[b, h, w, k]`, means over the windows at a pixel."""
+    """Slopes `[b, h, w, c * k]` and offsets `[b, h, w, k]`, averaged over each pixel's windows."""
     channels = guide.shape[-1]
 
     def mean(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Where eyes, nose, mouth and jaw of a face in a photo are, and where it looks."""
+"""Facial landmarks in photos, and the pose of the head."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,14 +15,14 @@ from hsd_jax.models.landmarks import MIRRORED, POINTS, SIDE, SIZE, LandmarkNet
 from hsd_jax.runtime.programs import Program
 
 Box = tuple[float, float, float]
-"""A face's centroid (column, row) and size, the square root of its area, in the photo's pixels."""
+"""A face's centroid (column, row) and the square root of its area, in the photo's pixels."""
 
-_AREA = 0.8  # of a face, as a share of its width between the edges times its height
+_AREA = 0.8  # a face's area, divided by its width between the edges times its height
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """A face's landmarks in a photo."""
+    """The landmarks and the pose of one face in a photo."""
 
     points: np.ndarray
     """float32 [9, 2], column and row of `models.landmarks.POINTS` in the photo's pixels."""
@@ -31,20 +31,20 @@ class Landmarks:
     pitch: float
     """Degrees upwards."""
     confidence: float
-    """0 to 1: whether a face is there and seen well enough."""
+    """0 to 1: the probability that a face is there and clearly visible."""
 
     def point(self, name: str) -> np.ndarray:
-        """float32 [2], one of `POINTS`."""
+        """Column and row of the landmark `name`, one of `POINTS`; float32 [2]."""
         return self.points[POINTS.index(name)]
 
     @property
     def eye_distance(self) -> float:
-        """Between the eyes' centres, in pixels."""
+        """The distance between the eyes' centres, in pixels."""
         return float(np.linalg.norm(self.points[1] - self.points[0]))
 
     @property
     def box(self) -> Box:
-        """The face's place and size as its outline tells it."""
+        """The face's centroid and size, estimated from its outline."""
         left, right, chin, forehead = (
             self.point(name) for name in ("left_edge", "right_edge", "chin", "forehead")
         )
@@ -54,10 +54,10 @@ class Landmarks:
 
 
 def crop_of(box: Box) -> Crop:
-    """The square that the net sees of a face.
+    """The square around a face that the network sees.
 
     Raises:
-      ValueError: the box has no size.
+      ValueError: if the box is not finite or its size is not above 0.
     """
     x, y, size = box
     if not (np.isfinite(box).all() and size > 0):
@@ -67,18 +67,18 @@ def crop_of(box: Box) -> Crop:
 
 
 def locate(module: LandmarkNet, params: Any, image: np.ndarray, box: Box) -> Landmarks:
-    """The landmarks of the face in `box`.
+    """Finds the landmarks of the face in `box`.
 
-    Two looks, of which the second is placed by the first, each with the mirror image beside it.
-    Where the first finds no face there is no second.
+    The network runs on a crop and on its mirror image. If it finds a face, it runs a second time on
+    a crop around the landmarks of the first.
 
     Args:
-      module, params: the landmark net, as `weights.load_part` gives it.
+      module, params: the landmark network, as returned by `weights.load_part`.
       image: uint8 `[H, W, 3]`.
-      box: where the face is, roughly: the size may be off by a third, the place by a sixth of it.
+      box: roughly where the face is: its size may be off by a third, its place by a sixth of that.
 
     Raises:
-      ValueError: the box has no size.
+      ValueError: if the box is not finite or its size is not above 0.
     """
     found = _look(module, params, image, box)
     if found.confidence > 0.5 and found.box[2] > 0:
@@ -88,8 +88,10 @@ def locate(module: LandmarkNet, params: Any, image: np.ndarray, box: Box) -> Lan
 
 @cache
 def program(module: Any) -> Program:
-    """`(params, uint8 [SIZE, SIZE, 3]) -> (points [9, 2], angles [2], confidence)` as shares of the
-    crop, radians and a probability."""
+    """Compiles `(params, uint8 [SIZE, SIZE, 3]) -> (points [9, 2], angles [2], confidence)`.
+
+    Points are shares of the crop's side, angles radians, the confidence a probability.
+    """
 
     def both_ways(params: Any, image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = image.astype(jnp.float32) / 127.5 - 1

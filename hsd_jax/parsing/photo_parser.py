@@ -1,7 +1,7 @@
-"""From a photo to its people: where they are, and what each pixel of them shows.
+"""Finds the people in a photo and their layouts.
 
-The parser first sees the whole photo, then, for each person, the crop around the face found there,
-where the layout that a swap uses is made.
+The parser first runs on the whole photo, then on a crop around each face that it found there; a
+swap uses the crop's layout.
 """
 
 from dataclasses import dataclass, replace
@@ -19,20 +19,20 @@ from hsd_jax.parsing.segmenter import Segmenter
 from hsd_jax.runtime.programs import Program
 from hsd_jax.weights import Loaded
 
-_ZOOMS = (1, 2)  # of the survey; the second only when the first finds nobody
-_MIN_FACE = 12  # pixels across, in the photo: below, a swap shows nothing
+_ZOOMS = (1, 2)  # of the whole photo; the second if the first finds no face
+_MIN_FACE = 12  # pixels of the photo; on smaller faces a swap is not visible
 _MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank images 0.67 at most
 
 
-# Of training images: the square root of the face's area as a share of the crop's side, and the row
-# of its centroid. 1,985 half-body street photos (medians 0.209, 0.342), 615 portraits.
+# Medians of training images: the square root of the face's area and the row of its centroid, as
+# shares of the crop's side (1,985 half-body street photos, 615 portraits).
 _HALF_BODY = (0.209, 0.342)
 _PORTRAIT = (0.475, 0.51)
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face in a photo: centroid and square root of its area, in the photo's pixels."""
+    """The centroid of a face and the square root of its area, in the photo's pixels."""
 
     x: float
     y: float
@@ -40,25 +40,25 @@ class Face:
 
     @classmethod
     def of(cls, crop: Crop, share: float) -> "Face":
-        """The face that `crop` was made for."""
+        """The face around which `crop` was made."""
         x, y = crop.left + 0.5 * crop.side, crop.top + _face_row(share) * crop.side
         return cls(x, y, share * crop.side)
 
     def crop(self, share: float) -> Crop:
-        """The square around it of which its size is `share`.
+        """The square around the face whose side is the face's size divided by `share`.
 
-        Without a landmark model the face's mask places it: the centroid comes to the middle column,
-        and to the row that it has in training images of that share.
+        The centroid is put in the middle column, and in the row that faces of this share have in
+        training images.
         """
         side = max(MIN_SIDE, round(self.size / share))
         return Crop(round(self.x - 0.5 * side), round(self.y - _face_row(share) * side), side)
 
     def share_in(self, photo: np.ndarray) -> float:
-        """The share of a crop that suits the photo: half-body where it shows that much.
+        """The share of the crop that suits the photo: half-body if the photo shows that much.
 
         The paper's crops are all half-body (eyes at 0.29 of the height, 2.25 times FFHQ's square).
-        A close-up holds less; a half-body square around it would be mostly empty and the face few
-        pixels wide, so the crop closes in until the photo fills it, down to portraits' framing.
+        Around a close-up such a square would be mostly empty and the face few pixels wide, so the
+        crop shrinks until the photo fills it, but no further than a portrait's framing.
         """
         fills = self.size / (1.1 * max(photo.shape[:2]))
         return float(np.clip(fills, _HALF_BODY[0], _PORTRAIT[0]))
@@ -71,26 +71,26 @@ def _face_row(share: float) -> float:
 
 @dataclass(frozen=True)
 class Person:
-    """One person of a photo, cut out at the framing that the networks were trained on."""
+    """One person in a photo, cropped with the framing that the networks were trained on."""
 
     photo: UInt8[np.ndarray, "H W 3"]
     """The whole photo."""
     crop: Crop
-    """Where the person is in it."""
+    """The person's square in the photo."""
     share: float
     """The face's size as a share of the crop's side."""
     image: UInt8[np.ndarray, "s s 3"]
     """The crop at the size of the networks."""
     layout: Int32[np.ndarray, "s s"]
-    """Other people in the crop count as background."""
+    """The crop's layout; other people in it are background."""
     faces: int
     """How many faces the photo shows."""
     inside: Bool[np.ndarray, "s s"]
-    """Where the crop lies in its photo; elsewhere the image repeats edge pixels."""
+    """Where the crop lies in the photo; elsewhere the image repeats edge pixels."""
 
     @property
     def room(self) -> tuple[float, float, float, float]:
-        """How far the photo goes on beyond the crop: top, bottom, left, right, in its sides."""
+        """How much photo lies beyond the crop; see `framing.room`."""
         return framing.room(self.photo, self.crop)
 
     def moved(self, columns: int) -> "Person":
@@ -102,23 +102,23 @@ class Person:
 
 
 def _cut(photo: np.ndarray, crop: Crop, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The crop's image, and where it lies in the photo."""
+    """The crop's image, and which of its pixels lie in the photo."""
     return framing.take(photo, crop, size), framing.inside(photo, crop, size)
 
 
 class PhotoParser:
-    """A parser on photos of any size."""
+    """Applies a parser to photos of any size."""
 
     def __init__(self, weights: Loaded, size: int | None = None, labels: LabelSet | None = None):
-        """Takes the parser of a set of weights.
+        """Prepares a parser.
 
         Args:
-          weights: the part "parser".
-          size: of the crops that `person` gives; None for the parser's own.
-          labels: of their layouts; None for the parser's own.
+          weights: the part "parser" of a set of weights.
+          size: the side of the crops that `person` returns; None for the parser's own.
+          labels: the label set of its layouts; None for the parser's own.
 
         Raises:
-          ValueError: layouts of the parser cannot be written in `labels`.
+          ValueError: if the parser's layouts cannot be remapped to `labels`.
         """
         self._segmenter = Segmenter(weights)
         own = self._segmenter.labels
@@ -129,21 +129,22 @@ class PhotoParser:
             )
 
     def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
-        """Each program with the shapes of its usual arguments, in the order of use."""
+        """Each program with the shapes of its usual arguments, in order of use."""
         return self._segmenter.programs()
 
     def prepare(self) -> None:
-        """Reads back what earlier processes compiled, in the background."""
+        """Loads programs that earlier processes compiled, in the background."""
         self._segmenter.prepare()
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
-        """Of the parser's own classes; see `Segmenter.probabilities`."""
+        """The probabilities of the parser's own classes; see `Segmenter.probabilities`."""
         return self._segmenter.probabilities(image)
 
     def parse(self, image: np.ndarray) -> tuple[np.ndarray, list[Face]]:
-        """Class indices of a photo at its own size, uint8 `[H, W]`, and its faces, largest first.
+        """Parses a photo: class indices uint8 `[H, W]` and the faces, largest first.
 
-        Everywhere the whole photo's layout, enlarged; around each face the crop's, which is finer.
+        Around each face the layout is that of a crop, which is finer; elsewhere it is that of the
+        whole photo, enlarged.
         """
         faces, probabilities, square = self._survey(image)
         layout = _to_photo(image, np.zeros(image.shape[:2], np.uint8), probabilities, square)
@@ -159,17 +160,17 @@ class PhotoParser:
         name: str = "the photo",
         share: float | None = None,
     ) -> Person:
-        """The `number`-th largest person.
+        """Crops and parses one person of a photo.
 
         Args:
           image: uint8 `[H, W, 3]`.
-          number: 1 for the largest face.
-          name: of the photo, for the message.
-          share: the face's size as a share of the crop's side; None for what suits the photo. Two
-            people are framed alike by the same share.
+          number: which person, counted by the size of their faces; 1 is the largest.
+          name: what messages call the photo.
+          share: the face's size as a share of the crop's side; None for `Face.share_in`. The same
+            share frames two people alike.
 
         Raises:
-          ValueError: no face, or fewer than `number`.
+          ValueError: if there are fewer than `number` faces.
         """
         faces = self._survey(image)[0]
         if not faces:
@@ -185,7 +186,7 @@ class PhotoParser:
         return self._framed(image, face, share or face.share_in(image), len(faces))
 
     def reframed(self, person: Person, share: float) -> Person:
-        """The same person, whose face is another share of the crop."""
+        """Crops and parses the same person again, with another share."""
         face = Face.of(person.crop, person.share)
         return self._framed(person.photo, face, share, person.faces)
 
@@ -198,7 +199,7 @@ class PhotoParser:
         return Person(image, crop, share, cut, layout, faces, inside)
 
     def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
-        """Faces of the whole photo, its probabilities, and the square that these cover."""
+        """The faces of the whole photo, its probabilities, and the square that these cover."""
         height, width = image.shape[:2]
         side = max(height, width)
         square = Crop((width - side) // 2, (height - side) // 2, side)
@@ -220,7 +221,7 @@ class PhotoParser:
     def _refine(
         self, image: np.ndarray, face: Face, share: float
     ) -> tuple[Face, Crop, np.ndarray]:
-        """The face seen again in its own crop, that crop, and the probabilities of a last look."""
+        """Finds the face again in its own crop; returns it, the crop and its probabilities."""
         crop = face.crop(share)
         for _ in range(2):
             near = [
@@ -240,13 +241,15 @@ class PhotoParser:
     def _look(
         self, image: np.ndarray, crop: Crop, zoom: int = 1, last: bool = False
     ) -> np.ndarray:
-        """Class probabilities of a crop, at `zoom` times the parser's size; the last look is twice
-        as thorough."""
+        """Class probabilities of a crop at `zoom` times the parser's size.
+
+        The last look at a crop is by `Segmenter.probabilities`, the others by `glance`.
+        """
         seen = framing.take(image, crop, zoom * self._segmenter.size)
         return self._segmenter.probabilities(seen) if last else self._segmenter.glance(seen)
 
     def _find_faces(self, probabilities: np.ndarray, square: Crop) -> list[Face]:
-        """Faces in a parsed square, the largest first: sure blobs of face and glasses."""
+        """The faces in a parsed square, largest first: confident blobs of face and glasses."""
         layout, classes = probabilities.argmax(-1), self._face_classes()
         sure = probabilities[..., classes].sum(-1)
         mask = np.isin(layout, classes)
@@ -272,7 +275,7 @@ class PhotoParser:
         return [labels.face, *glasses]
 
     def _one_person(self, layout: np.ndarray, face: Face, crop: Crop) -> np.ndarray:
-        """Without the others in the crop: heads apart from this face's become background."""
+        """Removes other people: heads not connected to this face become background."""
         labels = self._segmenter.labels
         heads, count = _blobs(np.isin(layout, labels.head))
         if count < 2:
@@ -287,13 +290,13 @@ class PhotoParser:
 
 
 def _blobs(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Connected regions, numbered from 1, and their count."""
-    numbered: Any = ndimage.label(mask)  # scipy's own annotation forgets the pair
+    """Labels connected regions from 1 and counts them."""
+    numbered: Any = ndimage.label(mask)  # scipy's annotation lacks the pair
     return numbered
 
 
 def _resized(probabilities: np.ndarray, size: int) -> np.ndarray:
-    """`[h, w, k]` to `[size, size, k]`, bilinear."""
+    """Resizes `[h, w, k]` to `[size, size, k]`, bilinear."""
     if len(probabilities) == size:
         return probabilities
     channels = [framing.resize_map(channel, size) for channel in np.moveaxis(probabilities, -1, 0)]
@@ -303,7 +306,7 @@ def _resized(probabilities: np.ndarray, size: int) -> np.ndarray:
 def _to_photo(
     image: np.ndarray, layout: np.ndarray, probabilities: np.ndarray, crop: Crop
 ) -> np.ndarray:
-    """`layout` with the crop's most probable classes pasted in, at the photo's size."""
+    """Pastes the crop's most probable classes into `layout`, at the photo's size."""
     best = np.full((crop.side, crop.side), -1.0, np.float32)
     winner = np.zeros((crop.side, crop.side), np.uint8)
     for index in range(probabilities.shape[-1]):

@@ -1,4 +1,4 @@
-"""The parser network on images of its own size: class probabilities of every pixel."""
+"""The parser network with its post-processing: class probabilities of every pixel."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from hsd_jax.weights import Loaded
 
 
 class Segmenter:
-    """A parser with the facts beside it.
+    """A parser network with its metadata.
 
-    Its json may hold, under `extra`: `labels`; `size`, the side of the crops that it was trained
-    for; `balance`, a factor a class (see `training.tools.balance`); `complexion`, the trust in what
-    the face's colour tells about skin (see `parsing.complexion`; none without it).
+    The json's `extra` holds `labels`; `size`, the side of the crops it was trained on; optionally
+    `balance`, a factor per class (see `training.tools.balance`), and `complexion`, the `trust` of
+    `parsing.complexion.by_complexion` (without it, colour is not used).
     """
 
     def __init__(self, weights: Loaded):
-        """ValueError where the weights do not tell their labels or size."""
+        """Raises ValueError if the weights lack `labels` or `size`."""
         if missing := [name for name in ("labels", "size") if name not in weights.extra]:
             raise ValueError(f"parser.json does not tell {missing[0]}: add it to its `extra`")
         self.labels: LabelSet = get_label_set(weights.extra["labels"])
@@ -42,11 +42,11 @@ class Segmenter:
             return (straight + mirrored[:, :, ::-1]) / 2
 
         def refined(images: jax.Array, mean: jax.Array) -> jax.Array:
-            """Edges, which the network gives a quarter as fine, brought to the image's own."""
+            """Aligns the network's edges, drawn at a quarter of the size, with the image's."""
             return guided_filter(images / 255, mean, radius=2, eps=1e-3, reduce=4)
 
         def enlarged_mean(params: Any, images: jax.Array) -> jax.Array:
-            """Of an image three eighths larger: hair, necks and hats gain, nothing loses."""
+            """The mean for an image 11/8 as large: better at hair, necks and hats."""
             b, h, w, _ = images.shape
             size = (b, h * 11 // 8, w * 11 // 8, 3)
             second = mirrored_mean(params, jax.image.resize(images / 255, size, "bilinear") * 255)
@@ -56,7 +56,7 @@ class Segmenter:
             found = refined(images, (first + second) / 2) * balance
             return found / jnp.sum(found, -1, keepdims=True)
 
-        # Four programs, so that the network is in as few of them as it has sizes: they load faster.
+        # Four programs, so that only two contain the network, one per size: they load faster.
         facts, self._params = (module, weights.extra), params
         self._near = _program("parser", mirrored_mean, facts)
         self._far = _program("parser-enlarged", enlarged_mean, facts)
@@ -65,7 +65,7 @@ class Segmenter:
         self._last: tuple[np.ndarray, Any] | None = None
 
     def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
-        """Each program with the shapes of its usual arguments, in the order of use."""
+        """Each program with the shapes of its usual arguments, in order of use."""
         images = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.uint8)
         shape = (1, self.size, self.size, self.labels.num_classes)
         mean = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -77,20 +77,17 @@ class Segmenter:
         ]
 
     def prepare(self) -> None:
-        """Reads back what earlier processes compiled, in the background."""
+        """Loads programs that earlier processes compiled, in the background."""
         for program, arguments in self.programs():
             program.prepare(*arguments)
 
     def glance(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
-        """Class probabilities of one look; h and w are multiples of 64."""
+        """Class probabilities from one scale; h and w must be multiples of 64."""
         images = image[None]
         return np.asarray(self._refined(images, self._mean(images)))[0]
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
-        """Class probabilities of a `glance` and a second look, enlarged.
-
-        With the classes' balance, and what colour tells about skin.
-        """
+        """Class probabilities from two scales, with class balance and skin colour applied."""
         images = image[None]
         second = self._far(self._params, images)
         found = np.asarray(self._balanced(images, self._mean(images), second))[0]
@@ -99,7 +96,7 @@ class Segmenter:
         return by_complexion(image, found, self.labels, self._complexion)
 
     def _mean(self, images: np.ndarray) -> Any:
-        """The network's means; a look mostly follows a glance at the same image."""
+        """The network's mean; cached, since both methods are often called with one image."""
         last = self._last
         if last is None or not np.array_equal(last[0], images):
             self._last = last = images, self._near(self._params, images)

@@ -1,1 +1,1 @@
-"""The way of the data between two parsed photos and one: mix, plan, paint, finish."""
+"""From two parsed photos to one: align, mix, inpaint, fuse, finish."""

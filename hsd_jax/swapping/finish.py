@@ -1,4 +1,4 @@
-"""From what was painted to the photo: finished, under the kept pixels, with no seam between.
+"""Adapts generated pixels to the photo and blends them into it without a seam.
 
 The paper decodes everything from latents, so what it preserves is capped by its autoencoder. Here
 only what had to be painted comes from the decoder, and fades into the photos' pixels over a band

@@ -1,7 +1,7 @@
-"""Hair as alpha, of the new head and of the old one.
+"""Alpha mattes of the hair of the new head and of the old one.
 
-A mask cuts the strands of the new head off, in a rim of their old background, and leaves strands of
-the old one in the air.
+Hard masks would cut off strands of the new head, keep a rim of its old background around them, and
+leave strands of the old head in the air.
 """
 
 from typing import NamedTuple
@@ -16,30 +16,29 @@ from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.spec import SwapSpec
 
-_SIDE = 512  # of the crops that are matted: twice as fine costs four times as much
-# Pixels of a crop of 256 inside the parser's outline of a head, where its hair may be mixed with
-# what is behind it.
+_SIDE = 512  # side of matted crops; twice as large takes four times as long
+# Pixels at 256 inside the parser's outline of a head where hair may mix with what is behind it.
 _INSIDE = 5
-_STRAND = 0.05  # alpha from which on a pixel of the old photo shows hair
-_HAZE = 0.08  # alpha that patterned backgrounds are given by mistake
-_NEAR = 2  # pixels around strands that JPEG and the photo's own sharpening have touched
+_STRAND = 0.05  # alpha above which a pixel of the old photo shows hair
+_HAZE = 0.08  # false alpha on patterned backgrounds
+_NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 
 
 class Matte(NamedTuple):
-    """The edge of a head against a background."""
+    """The soft edge of a head."""
 
     alpha: Float[np.ndarray, "m m"]
-    """1 on the head."""
+    """1 on the head, 0 on the background."""
     zone: Float[np.ndarray, "m m"]
-    """Where it decides: 1 along hair and background, 0 along necks, clothes and hands."""
+    """Where to use alpha: 1 along the background, 0 along necks, clothes and hands."""
 
 
 def head_matte(head: Person, spec: SwapSpec) -> Matte:
-    """The matte of the head that is kept, from its own photo.
+    """The matte of the new head, from its own photo.
 
     Args:
-      head: aligned.
-      spec: of the weights; its `finish.hair` is how far strands are looked for.
+      head: the aligned head of a pair.
+      spec: of the weights; `finish.hair` is how far out strands are searched for.
     """
     size = max(_SIDE, spec.size)
     image = framing.take(head.photo, head.crop, size)
@@ -51,11 +50,11 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
 
 
 def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
-    """Where hair of the old head shows before the background, beyond what the parser found.
+    """Where hair of the old head covers the background, beyond what the parser found.
 
     Args:
-      body: the person whose head goes.
-      spec: of the weights; its `finish.old_hair` is how far strands are looked for.
+      body: the person whose head is replaced.
+      spec: of the weights; `finish.old_hair` is how far out strands are searched for.
     """
     size = len(body.image)
     alpha, zone = _matte(body.image, body.layout, spec.labels, size, spec.finish.old_hair)
@@ -74,7 +73,7 @@ def _matte(
     outer = np.asarray(ndimage.distance_transform_edt(~head))
     unit = size / 256
     band = (inner < _INSIDE * unit) & (outer < reach * unit) & ~other
-    # Jaws lie on necks, and long hair on clothes: there a parser's outline is the better one.
+    # Along necks and clothes the parser's outline is better.
     to_background = np.asarray(ndimage.distance_transform_edt(~background))
     to_other = np.asarray(ndimage.distance_transform_edt(~other))
     band &= (to_background < to_other) | ~other.any()

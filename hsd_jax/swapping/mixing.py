@@ -1,4 +1,4 @@
-"""Masks and layouts of two people: mixing, head-cover, neck alignment. Pure functions on arrays.
+"""Mixing of two layouts, head-cover and neck alignment, as pure functions on arrays.
 
 HS-Diffusion, arXiv 2212.06458: sections 3.2 (head-cover), 3.4 (neck alignment) and appendix B.2
 (Algorithm 1, the mixed layout). Layouts are integers [..., H, W], masks float32 0/1 [..., H, W];
@@ -22,7 +22,7 @@ Mask = Float[Array, "*batch h w"]
 
 
 class Regions(NamedTuple):
-    """Where each pixel of the result comes from: disjoint masks, 0 or 1, whose sum is 1.
+    """Where each pixel of the result comes from: disjoint 0/1 masks that sum to 1.
 
     Attributes:
       head: kept from the head photo (m_H of the paper).
@@ -56,12 +56,12 @@ def _check_pair(first: Layout, second: Layout) -> None:
 def regions(layout_head: Layout, layout_body: Layout, labels: LabelSet) -> Regions:
     """The three masks of Algorithm 1, from the two (neck-aligned) layouts.
 
-    Deviation: where the head of the one lies on the body of the other, such as long hair on
-    clothes, the paper's two masks overlap and its m_r would be negative; here the head is in front.
+    Deviation: where one person's head overlaps the other's body, such as long hair on clothes, the
+    paper's m_H and m_B overlap and its m_r would be negative. Here the head is in front.
 
     Args:
       layout_head: the layout whose head is kept, already shifted by `neck_shift`.
-      layout_body: the layout whose body is kept, same shape.
+      layout_body: the layout whose body is kept, of the same shape.
       labels: the label set of both.
 
     Raises:
@@ -77,12 +77,12 @@ def regions(layout_head: Layout, layout_body: Layout, labels: LabelSet) -> Regio
 def mix_layouts(
     layout_head: Layout, layout_body: Layout, labels: LabelSet
 ) -> tuple[LayoutOut, Regions]:
-    """The head of one layout on the body of the other, with holes; and its `Regions`.
+    """Puts the head of one layout on the body of the other; also returns the `Regions`.
 
     Line 1 of Algorithm 1: l_1 m_H + l_2 m_B, and the background class elsewhere. Both necks are
-    dropped; the layout generator fills the holes, which look like background to it.
+    dropped. The layout generator fills the holes, which it sees as background.
 
-    Args, errors: as `regions`.
+    Takes and raises what `regions` does.
     """
     masks = regions(layout_head, layout_body, labels)
     body_or_hole = jnp.where(masks.body > 0, layout_body, labels.background)
@@ -90,17 +90,17 @@ def mix_layouts(
 
 
 def head_cover(layout: Layout, other: Layout, labels: LabelSet) -> LayoutOut:
-    """Head-cover augmentation: cut another person's head out of this one's body and neck.
+    """Head-cover augmentation: cuts another person's head out of this one's body and neck.
 
     The paper, section 3.2 (semantic calibration). Pixels of `layout` in the body or neck group
-    under a head of `other` become background; its own head is never touched. The two are not
-    registered, so the change is anything from nothing to most of the neck and shoulders. This is
-    the diffusion model's condition in training; the layout generator's input is
-    `remove_neck(head_cover(...))`.
+    that lie under the head of `other` become background; its own head stays. The two images are
+    not registered, so anything from nothing to most of the neck and shoulders changes. In training,
+    this is the diffusion model's condition, and `remove_neck(head_cover(...))` the layout
+    generator's input.
 
     Args:
       layout: the layout to cover.
-      other: the layout of another training picture, same shape.
+      other: the layout of another training image, of the same shape.
       labels: the label set of both.
 
     Raises:
@@ -112,14 +112,14 @@ def head_cover(layout: Layout, other: Layout, labels: LabelSet) -> LayoutOut:
 
 
 def remove_neck(layout: Layout, labels: LabelSet) -> LayoutOut:
-    """The layout with its neck group made background (the paper, section 3.3)."""
+    """Turns the neck group into background (the paper, section 3.3)."""
     return jnp.where(group_mask(layout, labels.neck), labels.background, layout)
 
 
 def _lower_face_column(
     layout: Layout, labels: LabelSet
 ) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """The centroid column of the face below the nose row, and whether there is such a face."""
+    """The centroid column of the face below the nose, and whether any face is there."""
     face = group_mask(layout, labels.face)
     rows = lax.broadcasted_iota(jnp.float32, face.shape, face.ndim - 2)
     columns = lax.broadcasted_iota(jnp.float32, face.shape, face.ndim - 1)
@@ -133,27 +133,26 @@ def _lower_face_column(
 
 
 def neck_shift(layout_head: Layout, layout_body: Layout, labels: LabelSet) -> Int[Array, "*batch"]:
-    """By how many columns to move the head photo so that its neck meets the body's; int32 [...].
+    """The number of columns to move the head photo by, so that its neck meets the body's.
 
     The paper, section 3.4: the horizontal distance between the centres of the two lower faces,
-    positive to the right; crops are face-aligned, so there is no vertical part. Apply it with
-    `shift_columns` to the head photo and its layout before anything is encoded, since latents
-    could only move by whole cells. Swapping the arguments negates the result exactly.
+    positive to the right. Crops are face-aligned, so there is no vertical part. Apply the shift
+    with `shift_columns` to the head photo and its layout before encoding, since latents could only
+    move by whole cells. Swapping the arguments negates the result exactly.
 
-    Deviation: the paper's lower face lies below the nose landmark. A layout has no landmarks, so
-    the mean row of the face's pixels stands for it: the tip of the nose lies near the centre of
-    the visible face, and in face-aligned crops both faces are at one height and scale, so an error
-    of some rows is much the same in both and cancels in the difference. The centre, which the
-    paper does not define further, is the centroid.
+    Deviation: in the paper, the lower face lies below the nose landmark. A layout has no landmarks,
+    so the mean row of the face's pixels replaces the nose. In face-aligned crops both faces have
+    the same height and scale, so an error of a few rows is similar in both and cancels. The paper
+    does not define the centre; here it is the centroid.
 
     Args:
-      layout_head: the layout of the photo that gives the head.
-      layout_body: the layout of the photo that gives the body, same shape.
+      layout_head: the layout of the head photo.
+      layout_body: the layout of the body photo, of the same shape.
       labels: the label set of both.
 
     Returns:
-      round(column of the body's lower face - column of the head's); 0 where either layout has no
-      face pixel below its nose row.
+      int32 [...]: round(column of the body's lower face - column of the head's); 0 if either
+      layout has no face pixel below its mean row.
 
     Raises:
       ValueError: if the shapes differ.
@@ -166,20 +165,20 @@ def neck_shift(layout_head: Layout, layout_body: Layout, labels: LabelSet) -> In
     return jnp.where(found_head & found_body, shift, 0)
 
 
-_STRAIGHT = 0.15  # of a face's size: necks this far from below their faces are as good as straight
-_MIN_NECK = 100  # pixels at 256 x 256; what shows of fewer is no guide
+_STRAIGHT = 0.15  # of a face's size: a neck this far to the side still counts as straight
+_MIN_NECK = 100  # pixels at 256 x 256; fewer are no guide
 
 
 def turned_neck_shift(
     layout_head: Layout, layout_body: Layout, labels: LabelSet
 ) -> Int[Array, "*batch"]:
-    """`neck_shift`, and on, where a turned or bent head has its neck beside the lower face.
+    """`neck_shift`, corrected for turned or bent heads, whose necks lie beside their lower faces.
 
-    Deviation: by the lower faces alone, which the paper aligns, a head seen from the front on a
-    body in profile stands beside its neck. Where both necks show, the difference of how far each
-    lies from its own lower face is added, less a tolerance; on straight heads nothing is.
+    Deviation: if only the lower faces are aligned, as in the paper, a frontal head on a body in
+    profile stands beside its neck. Where both necks are visible, this adds the difference of their
+    offsets from their own lower faces, less a tolerance; for straight heads it adds nothing.
 
-    Arguments, result and errors are those of `neck_shift`; swapping negates it exactly too.
+    Takes, returns and raises what `neck_shift` does; swapping the arguments negates it exactly too.
     """
     shift = neck_shift(layout_head, layout_body, labels)
     off_head, known_head = _neck_offset(layout_head, labels)
@@ -194,7 +193,7 @@ def turned_neck_shift(
 def _neck_offset(
     layout: Layout, labels: LabelSet
 ) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """Columns from the lower face's centre to the neck's, and whether enough of both shows."""
+    """Columns from the lower face's centre to the neck's, and whether enough of both is visible."""
     face, found = _lower_face_column(layout, labels)
     neck = group_mask(layout, labels.neck)
     columns = lax.broadcasted_iota(jnp.float32, neck.shape, neck.ndim - 1)
@@ -210,12 +209,12 @@ def shift_columns(
     fill: ArrayLike,
     axis: int = -1,
 ) -> Num[Array, "..."]:
-    """`x` moved by `shift` places along `axis`; what leaves is lost, what is vacated is `fill`.
+    """Moves `x` by `shift` places along `axis`; vacated places become `fill`.
 
     Args:
       x: any array: a layout (axis -1), an NHWC or HWC image (axis -2).
       shift: integer scalar, may be traced and of any size; positive moves to higher indices, to
-        the right. One shift a batch element: `jax.vmap(shift_columns, (0, 0, None))`.
+        the right. For one shift per batch element, `jax.vmap(shift_columns, (0, 0, None))`.
       fill: scalar for the vacated places: the background class, or white (1.0 in [-1, 1]).
       axis: the axis of the columns.
 
@@ -229,7 +228,7 @@ def shift_columns(
     if shift.ndim or fill.ndim:
         raise ValueError(
             f"shift and fill must be scalars, not of shapes {shift.shape} and {fill.shape}; "
-            "use jax.vmap for one shift a batch element"
+            "use jax.vmap for one shift per batch element"
         )
     axis %= x.ndim
     width = x.shape[axis]
@@ -238,37 +237,11 @@ def shift_columns(
     return lax.dynamic_slice_in_dim(lax.pad(x, fill, padding), start, width, axis)
 
 
-def to_latent(mask: Shaped[Array | np.ndarray, "*batch h w"], factor: int) -> Float[Array, "..."]:
-    """A pixel mask on the grid of the latents, by nearest neighbour: [..., h, w, 1] float32.
-
-    Cell i takes pixel floor(i * factor) of each axis, the first of its block, as
-    `torch.nn.functional.interpolate` does for the masks of CompVis latent-diffusion
-    (scripts/inpaint.py). The paper does not say; blended-latent-diffusion resizes with Pillow's
-    NEAREST, which takes the block's centre instead, factor // 2 further. Masks that are disjoint
-    and sum to one stay so.
-
-    Args:
-      mask: [..., H, W], 0/1 or bool.
-      factor: pixels a cell, such as 4.
-
-    Raises:
-      ValueError: if H or W is no multiple of `factor`.
-    """
-    mask = jnp.asarray(mask, jnp.float32)
-    height, width = mask.shape[-2:]
-    if height % factor or width % factor:
-        raise ValueError(
-            f"a mask of {height} x {width} pixels has no whole cells of {factor}; "
-            f"crop or resize it to multiples of {factor}"
-        )
-    return mask[..., ::factor, ::factor, None]
-
-
 def dilate(mask: Shaped[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
-    """The mask grown by `radius` pixels in a square window (2 radius + 1 wide), float32.
+    """Dilates a mask by `radius` pixels in a square window (2 radius + 1 wide), float32.
 
     Args:
-      mask: [..., H, W], 0/1 or bool; nothing comes in from outside the picture.
+      mask: [..., H, W], 0/1 or bool; pixels outside the image count as 0.
       radius: static integer >= 0; 0 changes nothing.
 
     Raises:
@@ -286,13 +259,12 @@ def dilate(mask: Shaped[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
 
 
 def erode(mask: Shaped[Array | np.ndarray, "*batch h w"], radius: int) -> Mask:
-    """The mask shrunk by `radius` pixels in a square window (2 radius + 1 wide), float32.
+    """Erodes a mask by `radius` pixels in a square window (2 radius + 1 wide), float32.
 
-    The picture's own border does not erode: a body that the frame cuts stays cut by the frame.
-    Meant for the bleeding of latents at region borders: a latent cell at the jaw also saw the neck
-    below it, so keeping a cell less of head and body leaves that cell to be generated (our
-    addition, not in the paper).
+    The image's border does not erode: a body cut off by the frame stays so. Used because latents
+    bleed across region borders: a latent cell at the jaw also encodes the neck below it, so the
+    cells along the border are generated instead of kept (not in the paper).
 
-    Args, errors: as `dilate`.
+    Takes and raises what `dilate` does.
     """
     return 1 - dilate(1 - jnp.asarray(mask, jnp.float32), radius)

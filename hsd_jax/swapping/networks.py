@@ -1,4 +1,4 @@
-"""The networks of a swap as pure functions of batches: encode, sample by fusion, decode."""
+"""The networks of a swap as pure functions on batches: align, plan, encode, sample, decode."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -21,38 +21,38 @@ from hsd_jax.weights import Loaded, load_part
 
 
 class SwapNetworks:
-    """Modules and parameters of one set of weights, with its `SwapSpec`.
+    """The modules and parameters of one set of weights, with its `SwapSpec`.
 
-    The methods are pure: they take the parameters that they need as their first argument, by part
-    name, so that callers may jit, shard and export them.
+    The methods are pure. Their first argument holds the parameters that they need, by part name,
+    so that callers can jit, shard and export them.
     """
 
     def __init__(self, parts: Mapping[str, Loaded]):
-        """`parts`: those of `spec.PARTS`; ValueError where they do not make a swap."""
+        """Takes the networks named in `spec.PARTS`; raises ValueError as `SwapSpec.of` does."""
         self.spec = SwapSpec.of(parts)
         self.params = {name: parts[name].params for name in PARTS}
         self._modules = {name: parts[name].module for name in PARTS}
 
     @classmethod
     def load(cls, folder: Any) -> "SwapNetworks":
-        """Those of a folder of weights; ValueError for damaged or incomplete ones."""
+        """Loads a folder of weights; raises ValueError if they are damaged or incomplete."""
         return cls({name: load_part(folder, name) for name in PARTS})
 
     def with_finish(self, **changes: Any) -> "SwapNetworks":
-        """The same networks under another finish; `changes` are fields of `spec.Finish`."""
+        """The same networks with another finish; `changes` are fields of `spec.Finish`."""
         other = copy(self)
         other.spec = replace(self.spec, finish=replace(self.spec.finish, **changes))
         return other
 
     @property
     def facts(self) -> tuple[Any, ...]:
-        """What these functions depend on beside their arguments."""
+        """What the methods depend on besides their arguments."""
         return self._modules, self.spec
 
     def align(
         self, heads: Integer[Array, "b h w"], bodies: Integer[Array, "b h w"]
     ) -> tuple[Integer[Array, " b"], Integer[Array, "b h w"]]:
-        """Neck alignment (the paper, 3.4): by how many columns, and the heads' layouts moved."""
+        """Neck alignment (the paper, 3.4): the shifts in columns, and the moved head layouts."""
         labels = self.spec.labels
         shift_of = turned_neck_shift if self.spec.finish.follow_necks else neck_shift
         shift = shift_of(heads, bodies, labels)
@@ -62,19 +62,19 @@ class SwapNetworks:
     def plan(
         self, params: Any, heads: Integer[Array, "b h w"], bodies: Integer[Array, "b h w"]
     ) -> Plan:
-        """See `plan.make_plan`; `params` of the layout generator."""
+        """See `plan.make_plan`; `params` holds the layout generator's."""
         generator = self._modules["layout_generator"]
         return make_plan(generator, params["layout_generator"], heads, bodies, self.spec)
 
     def encode(self, params: Any, images: UInt8[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
-        """Normalised latents; `params` of the autoencoder."""
+        """Encodes images to normalised latents; `params` holds the autoencoder's."""
         x = images.astype(jnp.float32) / 127.5 - 1
         h = apply(self._modules["autoencoder"], params["autoencoder"], x, method="encode")
         mean, std = self._latent_statistics()
         return ((h[0] if isinstance(h, tuple) else h) - mean) / std
 
     def decode(self, params: Any, z: Float[Array, "b h w c"]) -> UInt8[Array, "b H W 3"]:
-        """Images of normalised latents; `params` of the autoencoder."""
+        """Decodes normalised latents to images; `params` holds the autoencoder's."""
         mean, std = self._latent_statistics()
         z = z * std + mean
         x = apply(self._modules["autoencoder"], params["autoencoder"], z, method="decode")
@@ -91,19 +91,19 @@ class SwapNetworks:
         *,
         sampling: Sampling,
     ) -> tuple[Array, Array | None]:
-        """k samples of the latents of each pair, by progressive fusion.
+        """Samples k latents for each pair, by progressive fusion.
 
         Args:
-          params: of the UNet and its condition.
+          params: those of the UNet and of its condition.
           z_head, z_body: latents of the aligned crops.
-          plan: of the pairs, `[b, H, W]`.
-          seeds: uint32, one a pair.
-          numbers: uint32, which samples of the seed: sample n has the n-th key of
-            `jax.random.split(jax.random.key(seed), ...)`, whatever else is in the batch.
+          plan: the plan of the pairs, `[b, H, W]`.
+          seeds: uint32, one per pair.
+          numbers: uint32, the indices of the samples to draw: sample n uses the key
+            `fold_in(key(seed), n)`, whatever else is in the batch.
           sampling: static.
 
         Returns:
-          z0 `[b, k, h, w, c]` and, with `keep`, each step's x0 `[steps, b, k, h, w, c]`.
+          z0 `[b, k, h, w, c]` and, with `keep`, the x0 of each step `[steps, b, k, h, w, c]`.
         """
         b, k = numbers.shape
         keys = jax.vmap(jax.random.key)(seeds)

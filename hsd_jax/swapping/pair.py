@@ -1,4 +1,4 @@
-"""Two people framed alike, and their pair as the networks take it: aligned, at one size."""
+"""Frames two people alike and pairs them for the networks: aligned, at the same size."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,22 +11,22 @@ from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person, PhotoParser
 
 _WIDER, _TRIES = 0.85, 3
-_CROWN = 0.4  # height of the half ellipse by half its width
-_TOUCHING = 1 / 64  # of the crop's side; runs of the head along an edge that are shorter are stray
-_ROOM = 0.01  # of the crop's side: less of a photo beyond the crop is none
-_CUT_OFF = 30 / 256**2  # of the crop shows a head beyond its photo: from there on it is told
-_SOFT = 2.0  # times that a head is enlarged, from which it is told
+_CROWN = 0.4  # height of the half ellipse, divided by half its width
+_TOUCHING = 1 / 64  # of the crop's side; shorter runs of the head along an edge are noise
+_ROOM = 0.01  # of the crop's side; a smaller margin of photo beyond the crop counts as none
+_CUT_OFF = 30 / 256**2  # share of the crop with a head beyond its photo that causes a warning
+_SOFT = 2.0  # enlargement of the head that causes a warning
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is swapped.
+    """The two people of a swap.
 
     Attributes:
       head: the person whose head is kept, cropped to where it will stand.
       body: the person whose body and surroundings are kept.
-      shift: by how many of the crop's columns neck alignment has moved the head.
-      notes: what was done to the photos.
+      shift: the number of columns of the crop that neck alignment moved the head by.
+      notes: changes made to the photos, for the user.
     """
 
     head: Person
@@ -35,9 +35,9 @@ class Pair:
     notes: tuple[str, ...] = ()
 
     def warnings(self, labels: LabelSet) -> tuple[str, ...]:
-        """What a person should know before using the result."""
+        """Problems with the photos that may spoil the result, and `notes`."""
         found = [
-            f"the {name} photo shows {person.faces} faces: the largest counts unless you choose"
+            f"the {name} photo shows {person.faces} faces: the largest is used unless you choose"
             for name, person in (("head", self.head), ("body", self.body))
             if person.faces > 1
         ]
@@ -53,15 +53,18 @@ class Pair:
 def frame_pair(
     parser: PhotoParser, head: Photo, body: Photo, head_person: int = 1, person: int = 1
 ) -> tuple[Person, Person]:
-    """The two people, head first, cropped alike: their faces are one share of their crops.
+    """Crops two people alike, so that their faces are the same share of their crops.
 
     Args:
-      parser: at the size and in the labels of the networks.
+      parser: a parser with the networks' size and labels.
       head, body: the photos.
-      head_person, person: which person of them, 1 for the largest face.
+      head_person, person: which person of each; 1 is the largest face.
+
+    Returns:
+      The head's person and the body's.
 
     Raises:
-      ValueError: a photo without a face, or without that person.
+      ValueError: if a photo shows no face, or no such person.
     """
     target = parser.person(body.pixels, person, body.name)
     source = parser.person(head.pixels, head_person, head.name, target.share)
@@ -70,7 +73,7 @@ def frame_pair(
 
 
 def widen(parser: PhotoParser, head: Person, body: Person) -> tuple[Person, Person]:
-    """Both in wider crops, where theirs would cut the new head off inside the body's photo."""
+    """Widens both crops if they would cut off the new head inside the body's photo."""
     for _ in range(_TRIES):
         rooms = [person.room for person in (head, body)]
         if not np.any(_touches(head.layout, parser.labels) & (np.min(rooms, axis=0) > _ROOM)):
@@ -81,24 +84,24 @@ def widen(parser: PhotoParser, head: Person, body: Person) -> tuple[Person, Pers
 
 
 def aligned(head: Person, body: Person, shift: int, layout: np.ndarray) -> Pair:
-    """The pair after neck alignment (the paper, section 3.4).
+    """Applies neck alignment (the paper, section 3.4) to the head.
 
-    The head's crop moves sideways by whole pixels before anything is encoded, since latents could
-    only move by whole cells.
+    The head's crop moves sideways by whole pixels before it is encoded, since latents could only
+    move by whole cells.
 
     Args:
-      head, body: see `frame_pair`.
-      shift: in columns of the crop.
-      layout: the head's, moved by it.
+      head, body: the people that `frame_pair` returns.
+      shift: the number of columns of the crop.
+      layout: the head's layout, moved by `shift`.
     """
     return Pair(replace(head.moved(-shift), layout=layout), body, shift)
 
 
 def end_beyond_photo(head: Person, labels: LabelSet) -> Person:
-    """The person with a head that ends in flat half ellipses beyond the edges of its photo.
+    """Completes a head beyond the edges of its photo with flat half ellipses.
 
-    What a parser sees beyond a photo are repeated edge pixels: only the layout's shape is used
-    there, and painted.
+    Beyond a photo the parser sees only repeated edge pixels. Only the layout is used there; the
+    pixels are generated.
     """
     layout, inside = head.layout.copy(), head.inside
     for view, seen in ((layout, inside.any(1)), (layout.T, inside.any(0))):
@@ -109,14 +112,14 @@ def end_beyond_photo(head: Person, labels: LabelSet) -> Person:
 
 
 def _touches(layout: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """Whether the head goes on beyond the crop: bool of top, bottom, left, right."""
+    """Whether the head touches the crop's top, bottom, left and right edges."""
     head = np.isin(layout, labels.head)
     counts = [head[0].sum(), head[-1].sum(), head[:, 0].sum(), head[:, -1].sum()]
     return np.array(counts) > _TOUCHING * len(layout)
 
 
 def _end(layout: np.ndarray, labels: LabelSet) -> None:
-    """Ends heads beyond the first row, in place: each run of that row's head pixels by itself."""
+    """Replaces head pixels beyond the first row, in place, by an ellipse for each of its runs."""
     touching = max(1, round(_TOUCHING * layout.shape[1]))
     head = np.isin(layout[0], labels.head)
     beyond = layout[1:]

@@ -1,7 +1,7 @@
-"""What is kept of two aligned photos, and what is painted: from their layouts, before any pixel.
+"""Decides from two aligned layouts what is kept of their photos and what is generated.
 
-Algorithm 1, line 1 (HS-Diffusion, arXiv 2212.06458): mix the layouts, inpaint the mixed one. Then
-the two masks of the fusion, with margins for what parsers get wrong.
+Algorithm 1, line 1 (HS-Diffusion, arXiv 2212.06458) mixes and inpaints the layouts. The two masks
+of the fusion follow, with margins for parsing errors.
 """
 
 from typing import Any, NamedTuple
@@ -15,28 +15,28 @@ from hsd_jax.models import apply
 from hsd_jax.swapping.mixing import Regions, dilate, erode, group_mask, mix_layouts
 from hsd_jax.swapping.spec import UNIT, Finish, SwapSpec
 
-# Pixels of a crop of 256: how far stray hair reaches around an old head, how far the edges of
-# masks may be wrong. docs/finish.md has metrics for them on validation images.
+# In pixels at 256: how far stray hair extends around an old head, and how wrong the edges of masks
+# may be. docs/finish.md measures them on validation images.
 _OLD_HEAD_MARGIN = 7
 _OLD_EDGE = 3  # the same, where strands are looked for in the image itself (`finish.old_hair`)
 _CHANGED_MARGIN = 3
 _JAW_MARGIN = 2
-_STRIP = 8  # of the head's own neck that stays under its jaw
+_STRIP = 8  # height of the head's own neck that is kept under its jaw
 _EDGE_OUTSIDE = 4
 _EDGE_INSIDE = 2
 
 
 class Plan(NamedTuple):
-    """What is kept and what is painted, `[..., H, W]` each."""
+    """Which pixels are kept and which are generated; all fields are `[..., H, W]`."""
 
     blended: Any
-    """int32 layout with holes: Algorithm 1, line 1."""
+    """int32, the mixed layout with holes (Algorithm 1, line 1)."""
     layout: Any
-    """int32 layout after the layout generator."""
+    """int32, the layout inpainted by the layout generator."""
     head: Any
-    """bool: kept from the head's photo."""
+    """bool, pixels kept from the head photo."""
     body: Any
-    """bool: kept from the body's photo, its body and its surroundings; disjoint from `head`."""
+    """bool, pixels kept from the body photo, background included; disjoint from `head`."""
 
 
 def make_plan(
@@ -46,11 +46,11 @@ def make_plan(
     layout_body: Integer[Array, "b h w"],
     spec: SwapSpec,
 ) -> Plan:
-    """Mixes the layouts, inpaints the mixed ones, decides what is kept.
+    """Mixes two batches of layouts, inpaints the result and decides what is kept.
 
     Args:
       generator, params: the layout generator.
-      layout_head, layout_body: aligned, at the spec's size and in its labels.
+      layout_head, layout_body: aligned layouts with the spec's size and labels.
       spec: of the weights.
     """
     labels, margin = spec.labels, spec.pixels
@@ -91,14 +91,14 @@ def _around_old_head(layout_body: Array, spec: SwapSpec) -> Bool[Array, "b h w"]
 
 
 def _under_jaw(layout_head: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
-    """A strip of the head's own neck, so that jaws keep their shadow and end on a photo."""
+    """A strip of the head's own neck, which keeps the shadow of the jaw."""
     near = dilate(group_mask(layout_head, spec.labels.face), spec.pixels(_STRIP)) > 0
     neck = spec.labels.neck
     return near & group_mask(layout_head, neck) & group_mask(layout, neck)
 
 
 def _kept_neck(layout_body: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
-    """The body's neck up to the jaws; loose hair of the old head needs its whole margin."""
+    """The body's neck up to the jaws; around old hair the full margin is generated."""
     labels, margin = spec.labels, spec.pixels
     hair = tuple(index for index in labels.head if index != labels.face)
     near = dilate(group_mask(layout_body, labels.face), margin(_JAW_MARGIN)) > 0
@@ -107,11 +107,11 @@ def _kept_neck(layout_body: Array, layout: Array, spec: SwapSpec) -> Bool[Array,
 
 
 def latent_regions(plan: Plan, factor: int) -> Regions:
-    """The fusion's masks, float32 `[b, h, w, 1]`: a latent is known only where its whole cell is.
+    """The fusion's masks, float32 `[b, h, w, 1]`; a latent is kept if all of its pixels are.
 
     Args:
-      plan: `[b, H, W]`.
-      factor: pixels of a latent along each axis.
+      plan: a batch of plans, `[b, H, W]`.
+      factor: pixels per latent along each axis.
     """
 
     def cells(mask: Bool[Array, "b H W"]) -> Float[Array, "b h w 1"]:
@@ -126,7 +126,7 @@ def latent_regions(plan: Plan, factor: int) -> Regions:
 def _inpaint(
     generator: Any, params: Any, blended: Array, regions: Regions, spec: SwapSpec
 ) -> Integer[Array, "b h w"]:
-    """The generator's layouts where the blended ones have holes, themselves elsewhere."""
+    """Fills the holes of blended layouts with the generator's classes."""
     factor = spec.size // spec.layout_size
     small = blended[:, factor // 2 :: factor, factor // 2 :: factor]
     probs = layout_probs(generator, params, small, spec.labels, spec.finish)
@@ -141,12 +141,12 @@ def layout_probs(
     labels: LabelSet,
     finish: Finish,
 ) -> Float[Array, "b h w k"]:
-    """The layout generator's probabilities; with `mirror_layout`, means of two views.
+    """The layout generator's probabilities, averaged over mirror images if `mirror_layout`.
 
     Args:
-      module, params: of the generator.
-      layouts: with holes, at the generator's size.
-      labels: of the layouts.
+      module, params: the layout generator.
+      layouts: layouts with holes, at the generator's size.
+      labels: the label set of the layouts.
       finish: of the weights.
     """
     x = one_hot(layouts, labels)
@@ -161,15 +161,15 @@ def layout_probs(
 def classes_without_head(
     probs: Float[Array, "b h w k"], size: int, labels: LabelSet, finish: Finish
 ) -> Integer[Array, "b size size"]:
-    """What the layout generator fills holes with, `smooth_layout` at its edges.
+    """The most probable classes of a layout generator other than the head's, edges smoothed.
 
-    Heads are the photo's alone: hair that the generator adds would be the old person's.
+    The head comes from its photo only: hair that the generator adds would be the old person's.
 
     Args:
-      probs: of the generator.
-      size: of the layouts' side.
-      labels: of the classes.
-      finish: of the weights.
+      probs: the generator's probabilities.
+      size: the side of the result.
+      labels: the label set of the classes.
+      finish: of the weights; `smooth_layout` is the width of the smoothing.
     """
     b, *_, k = probs.shape
     smooth = max(1, round(finish.smooth_layout * size / UNIT))
@@ -180,7 +180,7 @@ def classes_without_head(
 
 
 def _beside_head(layout: Integer[Array, "b h w"], labels: LabelSet) -> Bool[Array, "b h w"]:
-    """Right and left of a head, above its chin: where no neck shows."""
+    """Pixels right and left of a head, above its chin, where there can be no neck."""
     face, head = group_mask(layout, labels.face), group_mask(layout, labels.head)
     rows = jnp.arange(layout.shape[-2])
     chin = jnp.max(jnp.where(face.any(-1), rows[None], -1), -1)

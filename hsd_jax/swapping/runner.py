@@ -1,12 +1,13 @@
-"""The runner: batches of pairs through the networks, compiled once, on one device or many.
+"""Runs batches of pairs through the networks, compiled once, on one device or many.
 
 `hsd swap` runs a batch of one pair; `hsd batch`, `hsd eval` and `hsd bench` run the same programs
-with more. There is one program for each stage rather than one for all: a process reads them back
-in parallel while it parses, and another solver compiles the sampler alone. Batches and samples come
-in fixed sizes, so that no number of them compiles anew or needs more memory.
+with more. Each stage is a program of its own, so that a process loads them in parallel while it
+parses, and a change of solver only compiles the sampler. Batches and samples have fixed sizes, so
+that other numbers of them neither recompile nor need more memory.
 
-Large networks on a CPU paint a `window` alone, one of four sizes, each with its programs. Small
-ones, and accelerators, paint the whole crop sooner than they would load another program.
+Large networks on a CPU only paint a `window`, which has one of four sizes, each with its programs.
+For small networks and on accelerators, painting the whole crop takes less time than loading another
+program.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,33 +34,33 @@ Device = Any
 """One of `jax.devices()`, whose class JAX does not publish."""
 
 BUCKETS = (1, 4)
-"""Samples at once: four share the reading of the weights; the last of them may be thrown away."""
+"""Sizes of a batch of samples: four at once read the weights once; surplus ones are discarded."""
 
 LARGE = 100_000_000
-"""Parameters of UNet and autoencoder from which on it is their calls that take seconds."""
+"""Parameters of UNet and autoencoder above which a call takes seconds, not loading."""
 
 
 class Painted(NamedTuple):
-    """What the networks give for a batch of pairs."""
+    """The networks' output for a batch of pairs."""
 
     images: np.ndarray
     """uint8 `[pairs, samples, H, W, 3]`."""
     history: np.ndarray | None
-    """What each step predicts, uint8 `[steps, pairs, samples, H, W, 3]`, when it is kept."""
+    """The prediction at each step, uint8 `[steps, pairs, samples, H, W, 3]`, if kept."""
 
 
 class Runner:
-    """One set of networks, compiled for batches of a fixed number of pairs."""
+    """One set of networks, compiled for batches of a fixed size."""
 
     def __init__(
         self, networks: SwapNetworks, batch: int = 1, devices: Sequence[Device] | None = None
     ):
-        """Binds the networks to their parameters.
+        """Puts the parameters on the devices and names the programs.
 
         Args:
-          networks: of one set of weights.
-          batch: pairs at once; rounded up to a multiple of the devices. Fewer are padded.
-          devices: to split batches over; None for the first one alone.
+          networks: those of one set of weights.
+          batch: pairs per batch, rounded up to a multiple of the devices; smaller ones are padded.
+          devices: the devices that share a batch; None for the first device only.
         """
         devices = list(devices or jax.devices()[:1])[: max(1, batch)]
         self.spec, self._networks, self._params = networks.spec, networks, networks.params
@@ -86,17 +87,17 @@ class Runner:
 
     @property
     def in_window(self) -> bool:
-        """Whether `paint` takes the window around what is generated, unless it is told."""
+        """Whether `paint` only paints the window around what is generated, by default."""
         return self._large and jax.default_backend() == "cpu" and self.batch == 1
 
     def programs(
         self, samples: int, sampling: Sampling
     ) -> list[tuple[Program, tuple[Any, ...]]]:
-        """Each program with the shapes of its arguments for whole crops, in the order of use.
+        """Each program with the shapes of its arguments for whole crops, in order of use.
 
         Args:
-          samples: of a pair at once, one of `BUCKETS`.
-          sampling: of the latents.
+          samples: per pair and batch, one of `BUCKETS`.
+          sampling: the solver and its steps.
         """
         b, array = self.batch, partial(jax.ShapeDtypeStruct, sharding=self._split)
         square = (b, self.spec.size, self.spec.size)
@@ -106,12 +107,12 @@ class Runner:
         plan = Plan(layout, layout, mask, mask)
         keys = array((b,), jnp.uint32), array((b, samples), jnp.uint32)
         latents = array((b * samples, *self.spec.latent_shape), jnp.float32)
-        nets = _part(params, "unet", "condition")
+        unet = _part(params, "unet", "condition")
         return [
             (self._align, (layout, layout)),
             (self._plan, (_part(params, "layout_generator"), layout, layout)),
             (self._encode, (_part(params, "autoencoder"), crops, crops)),
-            (self._sample(sampling), (nets, z, z, plan, *keys)),
+            (self._sample(sampling), (unet, z, z, plan, *keys)),
             (self._decode, (_part(params, "autoencoder"), latents)),
         ]
 
@@ -120,27 +121,27 @@ class Runner:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     def compiled(self, sampling: Sampling) -> Any:
-        """The compiled sampler of one sample a pair, to look into: its text, its memory."""
+        """The compiled sampler for one sample per pair, for its HLO and memory analysis."""
         program, arguments = self.programs(1, sampling)[3]
         return program.jitted().lower(*arguments).compile()
 
     def prepare(self, samples: int, sampling: Sampling) -> None:
-        """Reads back what earlier processes compiled, in the background."""
+        """Loads programs that earlier processes compiled, in the background."""
         if self._split is None:
             for program, arguments in self.programs(_bucket(samples), sampling):
                 if not self.in_window or program in (self._align, self._plan):
                     program.prepare(*arguments)
 
     def align(self, heads: np.ndarray, bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Neck alignment of layouts `[b, H, W]`: by how many columns, and the heads' moved."""
+        """Aligns layouts `[b, H, W]`: the shifts in columns, and the moved head layouts."""
         parts = [self._align(*part) for part in self._batches(heads, bodies)]
         shifts, moved = _joined(parts, len(heads))
         return shifts, moved
 
     def plan(self, heads: np.ndarray, bodies: np.ndarray) -> Plan:
-        """`plan.make_plan` of aligned layouts `[b, H, W]`, as numpy arrays."""
-        nets = _part(self._params, "layout_generator")
-        plans = [self._plan(nets, *part) for part in self._batches(heads, bodies)]
+        """`plan.make_plan` for aligned layouts `[b, H, W]`, as numpy arrays."""
+        generator = _part(self._params, "layout_generator")
+        plans = [self._plan(generator, *part) for part in self._batches(heads, bodies)]
         return Plan(*_joined(plans, len(heads)))
 
     def paint(
@@ -154,16 +155,16 @@ class Runner:
         sampling: Sampling,
         in_window: bool | None = None,
     ) -> Painted:
-        """Encodes both crops of each pair once, fuses their latents, decodes.
+        """Encodes the crops of each pair, fuses their latents and decodes the result.
 
         Args:
           heads, bodies: uint8 `[b, H, W, 3]`, aligned.
-          plan: of these pairs, `[b, H, W]`.
+          plan: the plan of these pairs, `[b, H, W]`.
           seeds: uint32 `[b]`.
-          numbers: uint32 `[b, k]`, the samples of each seed that are wanted.
-          sampling: of the latents.
-          in_window: whether all but the window around what is generated is left unpainted, as in
-            the photos; None for what is faster with these networks on this device.
+          numbers: uint32 `[b, k]`, the indices of the samples to draw for each seed.
+          sampling: the solver and its steps.
+          in_window: whether to paint only a window around what is generated and copy the rest from
+            the photos; None for whichever is faster with these networks on this device.
         """
         if self.in_window if in_window is None else in_window:
             return self._in_windows(heads, bodies, plan, seeds, numbers, sampling)
@@ -184,7 +185,7 @@ class Runner:
         numbers: np.ndarray,
         sampling: Sampling,
     ) -> Painted:
-        """`paint`, pair by pair: each has a window of its own."""
+        """Paints pair by pair, each in its own window."""
         images, histories = [], []
         for i, (head, body) in enumerate(zip(heads, bodies, strict=True)):
             one = Plan(*(x[i] for x in plan))
@@ -199,16 +200,16 @@ class Runner:
         return Painted(np.concatenate(images), history)
 
     def _painted(self, heads: Any, bodies: Any, *rest: Any, sampling: Sampling) -> Painted:
-        """One batch of crops or windows; samples bucket by bucket."""
+        """Paints one batch of crops or windows, bucket by bucket of samples."""
         *plan, seeds, numbers = rest
         size, samples = _bucket(numbers.shape[1]), numbers.shape[1]
-        nets = _part(self._params, "unet", "condition")
+        unet = _part(self._params, "unet", "condition")
         z_head, z_body = self._encode(_part(self._params, "autoencoder"), heads, bodies)
         images, histories = [], []
         for start in range(0, samples, size):
             some = _filled(numbers[:, start : start + size], size)
             z0, history = self._sample(sampling)(
-                nets, z_head, z_body, Plan(*plan), seeds, some
+                unet, z_head, z_body, Plan(*plan), seeds, some
             )
             images.append(self._decoded(z0))
             if history is not None:
@@ -217,13 +218,13 @@ class Runner:
         return Painted(np.concatenate(images, 1)[:, :samples], kept)
 
     def _decoded(self, z: Any) -> np.ndarray:
-        """Latents `[b, k, h, w, c]` to uint8 images `[b, k, H, W, 3]`."""
+        """Decodes latents `[b, k, h, w, c]` to uint8 images `[b, k, H, W, 3]`."""
         b, k, *shape = z.shape
         images = np.asarray(self._decode(_part(self._params, "autoencoder"), z.reshape(-1, *shape)))
         return images.reshape(b, k, *images.shape[1:])
 
     def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
-        """Arrays `[n, ...]` in parts of the batch's size; the last is padded with copies."""
+        """Splits arrays `[n, ...]` into batches; the last is padded with copies."""
         for start in range(0, len(arrays[0]), self.batch):
             part = tuple(_filled(np.asarray(x)[start : start + self.batch], self.batch, 0)
                          for x in arrays)  # fmt: skip
@@ -237,7 +238,7 @@ def _program(
     large: bool = False,
     many_calls: bool = False,
 ) -> Program:
-    """Fast forms of convolutions earn their compilation back where a network is called often."""
+    """A program; fast convolutions are compiled only if the network is large or called often."""
     here = None if large or many_calls else natively(function)
     return Program(name, function, facts, here=here, large=large)
 
@@ -245,7 +246,7 @@ def _program(
 def _encode_pairs(networks: SwapNetworks) -> Callable[..., Any]:
     def encode_pairs(params: Any, heads: jax.Array, bodies: jax.Array) -> Any:
         b = len(heads)
-        # Pair by pair, so that a batch that is split over devices stays where it is.
+        # Pairs stay adjacent, so that a batch split over devices needs no transfer.
         both = jnp.stack([heads, bodies], 1).reshape(2 * b, *heads.shape[1:])
         z = networks.encode(params, both)
         z = z.reshape(b, 2, *z.shape[1:])
@@ -255,13 +256,13 @@ def _encode_pairs(networks: SwapNetworks) -> Callable[..., Any]:
 
 
 def _joined(parts: Sequence[Sequence[Any]], count: int) -> tuple[np.ndarray, ...]:
-    """Tuples of batches as one tuple, without the padding."""
+    """Concatenates the outputs of several batches and drops the padding."""
     arrays = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*parts, strict=True))
     return tuple(array[:count] for array in arrays)
 
 
 def _filled(array: Any, size: int, axis: int = 1) -> Any:
-    """With copies of the last entry up to `size` along an axis."""
+    """Pads an axis to `size` with copies of its last entry."""
     missing = size - array.shape[axis]
     if not missing:
         return array

@@ -1,9 +1,9 @@
-"""One skin: what stays of the body's follows the tone of the new face, its shading kept.
+"""Shifts the body's skin to the tone of the new face and keeps its shading.
 
-The paper calls swaps between skin tones a limit of its method and shows them with necks and arms of
-the head's tone as an extension. Here the body's skin moves by the difference between the two faces
-in CIE L*a*b* (the means of Reinhard et al., "Color Transfer between Images", 2001): a face and the
-rest of a person's skin differ alike in both photos, so that a body under its own face would stay.
+The paper calls swaps between skin tones a limitation of its method and shows, as an extension,
+necks and arms in the head's tone. Here the body's skin moves in CIE L*a*b* by the difference
+between the two faces (the means of Reinhard et al., "Color Transfer between Images", 2001), so that
+it would not change under its own face.
 """
 
 from dataclasses import replace
@@ -23,30 +23,31 @@ from hsd_jax.runtime.programs import Program
 
 SkinTone = Literal["auto", "keep", "match"]
 
-_SAME = 2.0  # CIE76: less is seen by nobody
-# Chroma from the own face: half of the skin of training images lies nearer than 7, a tenth beyond
-# 15; of clothes a tenth lies nearer than 10, half beyond 20 (see `parsing.complexion`).
+_SAME = 2.0  # CIE76; smaller differences are not visible
+# Distances in a*b* from the person's face that are certainly skin and certainly not; for their
+# distribution in training images see `parsing.complexion`.
 _ALIKE, _FAR = 10.0, 17.0
-_MIN_FACE = 200  # pixels: fewer have no reliable median
-_RIM = 0.04  # of the crop's side, over which the change fades in at its edges
+_MIN_FACE = 200  # pixels; the median of fewer is unreliable
+_RIM = 0.04  # of the crop's side; the change fades out over it towards the edges
 
 
 class Toned(NamedTuple):
-    """A body whose skin follows the new face."""
+    """A body whose skin may have been shifted."""
 
     body: Person
     difference: float
-    """CIE76 between the faces; 0 where one cannot be measured."""
+    """CIE76 between the faces; 0 if one cannot be measured."""
     changed: bool
 
 
 def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) -> Toned:
-    """The body with its skin in the tone of the head's face.
+    """Shifts the body's skin to the tone of the head's face.
 
     Args:
-      head, body: of a pair.
-      labels: of their layouts.
-      tone: "keep" changes nothing; "match" always; "auto" where the faces differ visibly.
+      head, body: the people of a pair.
+      labels: the label set of their layouts.
+      tone: "keep" never changes the skin, "match" always does, "auto" does if the faces differ
+        visibly.
     """
     own = _face_tone(body, labels)
     shift = _face_tone(head, labels) - own
@@ -65,7 +66,7 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
 
 
 def _face_tone(person: Person, labels: LabelSet) -> Float[np.ndarray, "3"]:
-    """Median L*a*b* of a face; not a number where too little shows."""
+    """The median L*a*b* of a face; NaN if too little of it is visible."""
     face = np.asarray(ndimage.binary_erosion(person.layout == labels.face, iterations=3), bool)
     if face.sum() < _MIN_FACE:
         return np.full(3, np.nan, np.float32)
@@ -75,14 +76,14 @@ def _face_tone(person: Person, labels: LabelSet) -> Float[np.ndarray, "3"]:
 def _skin(
     person: Person, labels: LabelSet, tone: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "s s"]:
-    """The share of skin below the head, its edges those of the image; gloves and cuffs are none."""
+    """A soft mask of the bare skin below the head, whose edges follow the image."""
     bare = np.isin(person.layout, skin_classes(labels))
-    # Specks are a parser's mistakes; necks between a chin and a collar may be thin.
+    # Specks are parsing errors, except on necks, which may be thin above a collar.
     specks = bare & ~np.asarray(ndimage.binary_opening(bare, iterations=2), bool)
     skin = (bare & (~specks | np.isin(person.layout, labels.neck))).astype(np.float32)
     guide = (person.image / 255).astype(np.float32)
     fine = np.asarray(_guided(guide[None], skin[None, ..., None]))[0, ..., 0]
-    # Away from the parser's outline nothing is skin, whatever its colour.
+    # Far from the parser's outline nothing counts as skin, whatever its colour.
     near = ndimage.binary_dilation(skin > 0, iterations=max(1, len(skin) // 85))
     smooth = ndimage.gaussian_filter(person.image.astype(np.float32), (1.5, 1.5, 0))
     away = to_lab(smooth) - tone

@@ -1,7 +1,7 @@
-"""What a set of weights is: sizes, labels, schedule and finish, read from the files beside them.
+"""The description of a set of weights: sizes, labels, schedule and finish, from their metadata.
 
-Nothing else in the package knows how large a crop is or which classes a layout has: models, solvers
-and programs take what they need from here.
+No other module knows the size of a crop or the classes of a layout: models, solvers and programs
+take them from here.
 """
 
 import dataclasses
@@ -16,60 +16,60 @@ from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.weights import Loaded
 
 PARTS = ("autoencoder", "unet", "condition", "layout_generator")
-"""The networks between two parsed photos and one."""
+"""The networks that turn two parsed photos into one."""
 
 _LENGTHS = ("hue_range", "smooth_layout", "hair", "old_hair")
 UNIT = 256
-"""Lengths are told in pixels of a crop of this side."""
+"""Lengths are given in pixels of a crop of this side."""
 
-_HALVINGS = 8  # latents along a side come in multiples of it, for UNets that halve them three times
+_HALVINGS = 8  # UNets halve latents three times, so a side has a multiple of 8
 
 
 @dataclass(frozen=True)
 class Finish:
-    """How far an image that was painted is brought to what the photos show around it.
+    """How strongly generated pixels are adapted to the photo around them.
 
-    These are strengths for small networks, in the json of the weights that they were tuned for. By
-    default all of them are off: the decoder's own pixels under the photos' (the paper's networks
-    need no more). docs/finish.md has what each one brings on validation images.
+    These are settings for small networks, stored with the weights that they were tuned for. By
+    default all of them are off, and the decoder's pixels are used as they are, which suits the
+    paper's networks. docs/finish.md measures the effect of each on validation images.
     """
 
     match_border: bool = False
-    """Painted colours move to the photos' along the border of what is kept, smoothly inwards."""
+    """Whether generated colours are matched to the photos' along the border, smoothly inwards."""
     tone: float = 0.0
-    """Share of the way from painted clothes and limbs to the tone seen around them."""
+    """How far generated clothes and limbs move to the tone visible around them, 0 to 1."""
     texture: float = 0.0
-    """Share of patches from what is seen of clothes and limbs over what is painted of them."""
+    """Opacity of patches of visible clothes and limbs over generated ones, 0 to 1."""
     background: float = 0.0
-    """Share of patches from what is seen of the background over what is painted of it."""
+    """Opacity of patches of visible background over generated background, 0 to 1."""
     detail: float = 0.0
-    """Share of the photo's detail finer than the crop's pixels, on what is painted of it."""
+    """Strength of the photo's fine detail on what was generated at the networks' size, 0 to 1."""
     hue: float = 0.0
-    """Share of the way back for painted skin beyond `hue_range`."""
+    """How far generated skin outside `hue_range` moves back to it, 0 to 1."""
     hue_range: float = 4.0
-    """How far painted skin may be from the face in CIE a*b*."""
+    """How far the hue of generated skin may differ from the face's, in CIE a*b*."""
     clean_edge: float = 0.0
-    """Share of the colours inside painted skin over those of its edge, where latents mix."""
+    """How far the edge of generated skin, where latents mix, takes the colour inside it, 0 to 1."""
     hair: float = 0.0
-    """Pixels of a crop of 256 around the new head in which its strands are matted."""
+    """How far around the new head hair is matted, in pixels at 256; 0 for not at all."""
     old_hair: float = 0.0
-    """Pixels of a crop of 256 around the old head in which its strands are painted over."""
+    """How far around the old head hair is removed, in pixels at 256; 0 for not at all."""
     smooth_layout: float = 0.0
-    """Pixels of a crop of 256 over which edges of generated layouts are smoothed."""
+    """Width over which edges of generated layouts are smoothed, in pixels at 256."""
     mirror_layout: bool = False
-    """Layouts are inpainted from two views, straight and mirrored."""
+    """Whether the layout generator's output is averaged over a layout and its mirror image."""
     own_neck: bool = False
-    """Where the body's neck shows, the inpainted layout keeps its shape."""
+    """Whether the inpainted layout keeps the visible shape of the body's neck."""
     keep_neck: bool = False
-    """What shows of the body's neck stays; else it is painted anew, as in the paper."""
+    """Whether visible pixels of the body's neck are kept; the paper generates them anew."""
     skin_tone: bool = False
-    """The body's skin may follow the tone of the new face (see `swapping.skin`)."""
+    """Whether the body's skin may take the tone of the new face (see `swapping.skin`)."""
     follow_necks: bool = False
-    """Heads move on where necks lie beside their faces (see `mixing.turned_neck_shift`)."""
+    """Whether heads are aligned by their necks too (see `mixing.turned_neck_shift`)."""
 
     @staticmethod
     def parse(pairs: Sequence[str]) -> dict[str, Any]:
-        """Fields by name from texts KEY=VALUE, whose values are JSON; ValueError as `read`."""
+        """Parses KEY=VALUE texts with JSON values; raises ValueError as `read` does."""
         found: dict[str, Any] = {}
         for pair in pairs:
             name, _, text = pair.partition("=")
@@ -103,13 +103,13 @@ class Finish:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How latents are sampled; what a program for them is compiled for."""
+    """How latents are sampled: the static arguments of the sampler."""
 
     solver: str = "dpmpp"
     num_steps: int | None = None
-    """Calls of the UNet; None for what suits the weights, or else the solver."""
+    """UNet calls; None for the default of the weights or, without one, of the solver."""
     keep: bool = False
-    """Also return what each step predicts."""
+    """Whether to return the prediction at each step, too."""
 
 
 DEFAULT_SAMPLING = Sampling()
@@ -117,18 +117,18 @@ DEFAULT_SAMPLING = Sampling()
 
 @dataclass(frozen=True)
 class SwapSpec:
-    """One set of weights, described. Frozen and hashable: compiled programs are told apart by it.
+    """The description of one set of weights; hashable, so that it is a key of compiled programs.
 
     Attributes:
-      size: pixels of a crop's side, 64 to 1024.
-      labels: the classes of layouts between parser and UNet.
-      factor: pixels of a latent along each axis.
-      latent_mean, latent_std: latents are normalised by these, a value a channel.
-      schedule: of the noise.
+      size: the side of a crop in pixels, 64 to 1024.
+      labels: the label set of all layouts.
+      factor: pixels per latent along each axis.
+      latent_mean, latent_std: the statistics that normalise latents, one value per channel.
+      schedule: the noise schedule.
       prediction: what the UNet predicts: "eps", "x0" or "v".
-      known: whether it also sees the known latents (see `diffusion.conditioning`).
-      steps: calls of the UNet that suit these weights with DPM-Solver++; None: the solver's own.
-      layout_size: the side that the layout generator works at; size is a multiple of it.
+      known: whether the UNet also sees the known latents (see `diffusion.conditioning`).
+      steps: the default number of UNet calls with DPM-Solver++; None for the solver's own.
+      layout_size: the layout generator's size, a divisor of `size`.
       finish: see `Finish`.
     """
 
@@ -162,20 +162,20 @@ class SwapSpec:
 
     @classmethod
     def of(cls, parts: Mapping[str, Loaded]) -> "SwapSpec":
-        """Reads the description from the networks' json files.
+        """Reads the description from the networks' metadata.
 
         Args:
-          parts: those of `PARTS`.
+          parts: the networks named in `PARTS`.
 
         Raises:
-          ValueError: one lacks what a swap needs, or they do not belong together.
+          ValueError: if a network lacks metadata, or they do not belong together.
         """
         facts, generator = dict(parts["unet"].extra), parts["layout_generator"].extra
         missing = [name for name in _NEEDED if name not in facts]
         missing += [f"{name} (layout_generator)" for name in ("size",) if name not in generator]
         if missing:
             raise ValueError(
-                f"these weights do not tell {', '.join(missing)}: add them to `extra` of unet.json "
+                f"these weights lack {', '.join(missing)}: add them to `extra` of unet.json "
                 "(or layout_generator.json), or convert again with --set"
             )
         labels = get_label_set(facts["labels"])
@@ -187,7 +187,7 @@ class SwapSpec:
                     "were trained with one label set"
                 )
         return cls(
-            # Converted UNets may not tell theirs: then all networks work at the generator's.
+            # Converted UNets may lack a size: then all networks use the generator's.
             size=int(facts.get("size", generator["size"])),
             labels=labels,
             factor=parts["autoencoder"].module.factor,
@@ -203,28 +203,28 @@ class SwapSpec:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of a crop's latents."""
+        """The shape (h, w, c) of a crop's latents."""
         side = self.size // self.factor
         return side, side, len(self.latent_mean)
 
     @property
     def scale(self) -> float:
-        """The crop's side, in sides of 256."""
+        """The crop's side divided by `UNIT`."""
         return self.size / UNIT
 
     def pixels(self, length: float) -> int:
-        """A length in pixels of a crop of 256, in those of this size's crops; at least 1."""
+        """Converts a length in pixels at `UNIT` to pixels at this size, at least 1."""
         return max(1, round(length * self.scale))
 
     def times(self, sampling: Sampling) -> tuple[int, ...]:
-        """The timesteps at which the UNet is called, falling."""
+        """The timesteps at which the UNet is called, in decreasing order."""
         num_steps = sampling.num_steps
         if num_steps is None and sampling.solver == "dpmpp":
             num_steps = self.steps
         return tuple(step_times(self.schedule, sampling.solver, num_steps).tolist())
 
     def describe(self) -> dict[str, Any]:
-        """For people and for json: everything by name, the label set by its own."""
+        """All fields as a JSON-serialisable dict; the label set by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["schedule"] = dataclasses.asdict(self.schedule)
         values["finish"] = dataclasses.asdict(self.finish)

@@ -1,8 +1,8 @@
-"""`hsd export`: the programs of a swap ahead of time, as StableHLO that runs without our sources.
+"""`hsd export`: writes the programs of a swap as StableHLO, which runs without this package.
 
-DIR/PLATFORM/NAME.stablehlo, one a program and bucket, each a `jax.export` artifact whose arguments
-are parameters and arrays; DIR/export.json tells what each takes and gives. Parameters are not in
-them: they are those of the weights' safetensors, as float32, nested by the parts of their paths.
+Each program and bucket becomes DIR/PLATFORM/NAME.stablehlo, a `jax.export` artifact that takes
+parameters and arrays; DIR/export.json lists what each takes and returns. Parameters are not
+included: they are the tensors of the weights' safetensors, as float32, nested by their paths.
 """
 
 import argparse
@@ -11,18 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# As `jax.export` names them, and as our convolutions do.
+# The names of `jax.export`, and those of our convolutions.
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 _INDEX = "export.json"
 
 
 def add_export(subparsers: Any) -> None:
-    """The command and its arguments."""
+    """Adds the command to `hsd`."""
     command = subparsers.add_parser(
         "export",
-        help="the programs of a swap, ahead of time",
+        help="export the programs of a swap",
         description="Write the parser, the layout generator, the encoder, the sampler and the "
-        "decoder as StableHLO (jax.export), which JAX, or any runtime of StableHLO, runs without "
+        "decoder as StableHLO (jax.export), which JAX or any StableHLO runtime runs without "
         "tracing or this package.",
         allow_abbrev=False,
     )
@@ -32,7 +32,7 @@ def add_export(subparsers: Any) -> None:
         "--platform",
         action="append",
         choices=tuple(PLATFORMS),
-        help="may be repeated; none of them needs to be here (default: cpu)",
+        help="may be repeated; this machine need not have it (default: cpu)",
     )
     command.add_argument("--solver", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
     command.add_argument("--steps", type=int, metavar="N", help="default: the solver's")
@@ -64,7 +64,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _named(programs: Any, size: int | None = None) -> Any:
-    """Programs by name; of those that depend on the bucket's size, one for each."""
+    """Yields programs by name; those that depend on the bucket's size are named after it."""
     for program, arguments in programs:
         sized = size is not None and program.name in ("sample", "decode")
         yield (f"{program.name}-{size}" if sized else program.name), (program, arguments)
@@ -75,14 +75,14 @@ def write(programs: dict[str, Any], folder: Path, platforms: list[str]) -> list[
 
     Args:
       programs: by name, a `hsd_jax.runtime.programs.Program` and its arguments or their shapes.
-      folder: is made.
+      folder: where to; created if missing.
       platforms: keys of `PLATFORMS`.
 
     Returns:
-      The files of the programs.
+      The files written, without the index.
 
     Raises:
-      ValueError: `flatbuffers` is not installed.
+      ValueError: if `flatbuffers` is not installed.
     """
     import jax
 
@@ -114,15 +114,15 @@ def _shape(x: Any) -> str:
 
 
 def load(folder: Path, platform: str = "cpu") -> dict[str, Callable[..., Any]]:
-    """The programs of a folder, by name, for JAX: jitted, with the arguments that they had.
+    """Loads the programs of a folder as jitted functions, by name.
 
     Raises:
-      ValueError: no such export, or not for this platform.
+      ValueError: if the folder holds no export, or none for this platform.
     """
     import jax
     from jax import export
 
-    # Registers the one type among the arguments that is not JAX's own.
+    # Registers `Plan`, the only argument type that is not JAX's own.
     import hsd_jax.swapping.runner  # noqa: F401
 
     try:

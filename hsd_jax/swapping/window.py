@@ -1,8 +1,8 @@
-"""The part of a crop that large nets paint: what is generated, and a margin that decides its look.
+"""The window of a crop that large networks paint: what is generated, and a margin around it.
 
-All else of a crop is a photo's own pixels, which nets encode, denoise and decode in vain. Beyond
-the margin the nets' receptive field, the statistics of group norms and attention would see more,
-so that a window is not exact: `hsd eval selfswap --window` measures what it changes.
+The rest of a crop keeps a photo's own pixels; running the networks there is wasted work. A window
+is not exact, since convolutions, group norms and attention also see what lies beyond the margin;
+`hsd eval selfswap --window` measures the difference.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 MARGIN = 16
-"""Pixels around what is generated; with 8, 16, 24 and 32 the benchmark's figures are the same."""
-_SHARES = (0.75, 1.0)  # of the crop, along each axis: four programs do for all pairs
-_MULTIPLE = 8  # latents a side, for nets that halve it three times
+"""Pixels around what is generated; 8, 16, 24 and 32 give the same metrics in the benchmark."""
+_SHARES = (0.75, 1.0)  # of the crop, along each axis, so that four programs suit all pairs
+_MULTIPLE = 8  # UNets halve latents three times
 
 
 class Window(NamedTuple):
-    """A part of a crop, in pixels."""
+    """A rectangle of a crop, in pixels."""
 
     top: int
     left: int
@@ -28,24 +28,24 @@ class Window(NamedTuple):
         rows, columns = (self.top, self.top + self.height), (self.left, self.left + self.width)
         return slice(*rows), slice(*columns)
 
-    def cut(self, picture: np.ndarray) -> np.ndarray:
-        """`[height, width, ...]` of `[H, W, ...]`."""
-        return picture[self._slices]
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """Cuts `[height, width, ...]` out of `[H, W, ...]`."""
+        return image[self._slices]
 
-    def put(self, parts: np.ndarray, picture: np.ndarray) -> np.ndarray:
-        """`parts` `[..., height, width, 3]` in their place on copies of `picture` `[H, W, 3]`."""
-        whole = np.broadcast_to(picture, (*parts.shape[:-3], *picture.shape)).copy()
+    def put(self, parts: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Pastes `parts` `[..., height, width, 3]` into copies of `image` `[H, W, 3]`."""
+        whole = np.broadcast_to(image, (*parts.shape[:-3], *image.shape)).copy()
         whole[(..., *self._slices, slice(None))] = parts
         return whole
 
 
 def window_around(generated: np.ndarray, step: int) -> Window:
-    """The smallest window that holds all that is generated with its margin.
+    """The smallest window that holds everything generated, with its margin.
 
     Args:
-      generated: bool `[H, W]`; the whole is the window where nothing is.
-      step: pixels of a latent; the window begins at a multiple of it. Where three quarters of a
-        crop are no whole number of eight latents, the whole is taken.
+      generated: bool `[H, W]`; if nothing is generated, the window is the whole crop.
+      step: pixels per latent; the window starts at a multiple of it. A side is the whole crop if
+        three quarters of it are not a multiple of eight latents.
     """
     top, height = _span(np.flatnonzero(generated.any(1)), generated.shape[0], step)
     left, width = _span(np.flatnonzero(generated.any(0)), generated.shape[1], step)
@@ -53,7 +53,7 @@ def window_around(generated: np.ndarray, step: int) -> Window:
 
 
 def _span(places: np.ndarray, size: int, step: int) -> tuple[int, int]:
-    """Where the window of these places begins along an axis of this size, and its length."""
+    """The start and length of the window around `places` on an axis of this size."""
     if not len(places):
         return 0, size
     first = max(int(places[0]) - MARGIN, 0) // step * step
