@@ -115,7 +115,11 @@ def _diffusion(config: ConfigDict) -> None:
     config.condition = ConfigDict(dict(out_channels=9, n_stages=2))
     config.schedule = ConfigDict(dict(kind="linear", start=0.0015, end=0.0205))
     config.loss = ConfigDict(
-        dict(prediction="v", known=True, known_weight=0.1, shift=8.0, adversarial=0.0)
+        dict(
+            prediction="v", known=True, known_weight=0.1, shift=8.0, adversarial=0.0,
+            # LPIPS' weights and whose decoder it looks through; none in the paper.
+            perceptual="", perceptual_weight=0.5, autoencoder="embedded",
+        )
     )
     config.discriminator = ConfigDict(dict(ndf=64, n_layers=2, norm="group"))
     # Few, for a net that has seen few pictures: more calls add noise that it cannot remove yet.

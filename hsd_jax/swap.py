@@ -6,7 +6,7 @@ Data flow: `HeadSwapper.pair` crops and parses both photos and aligns the necks;
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.swapping.finish import Preserve, paste_back
-from hsd_jax.swapping.mattes import old_strands
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair, aligned, frame_pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
-from hsd_jax.swapping.skin import SkinTone, follow_face
+from hsd_jax.swapping.skin import SkinTone, one_skin
 from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
 
 
@@ -147,11 +146,7 @@ class HeadSwapper:
         source, target = frame_pair(self._parser, *photos, head_person, person)
         shifts, layouts = self._runner.align(source.layout[None], target.layout[None])
         pair = aligned(source, target, int(shifts[0]), layouts[0])
-        if not self.spec.finish.skin_tone:
-            return pair
-        toned = follow_face(source, target, self.spec.labels, skin_tone)
-        note = f"the body's skin follows the new face, {toned.difference:.0f} apart (CIE76)"
-        return replace(pair, body=toned.body, notes=(note,) if toned.changed else ())
+        return one_skin(pair, self.spec, skin_tone)
 
     def paint(
         self,
@@ -174,12 +169,7 @@ class HeadSwapper:
           A list of `samples` results for each pair.
         """
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
-        plan = self._runner.plan(_stack(heads, "layout"), _stack(bodies, "layout"))
-        # Beyond its photo's edge a head is only repeated pixels: use its layout there, not those.
-        plan = plan._replace(head=plan.head & _stack(heads, "inside"))
-        if self.spec.finish.old_hair:
-            strands = [old_strands(body, self.spec) for body in bodies]
-            plan = plan._replace(body=plan.body & ~np.stack(strands))
+        plan = self._runner.plan_pairs(pairs)
         painted = self._runner.paint(
             _stack(heads, "image"), _stack(bodies, "image"), plan,
             seeds=np.array(seeds, np.uint32),

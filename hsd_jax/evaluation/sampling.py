@@ -20,6 +20,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
+from hsd_jax.swapping.skin import one_skin
 from hsd_jax.swapping.spec import PARTS, Sampling
 
 BATCH = 8
@@ -79,31 +80,34 @@ class Sampler:
                     f"pair {name} is of {pair.body.image.shape}: these weights need data that is "
                     f"built at {size} x {size}"
                 )
-        heads = [in_labels(pair.head, labels, self.spec.labels) for pair in pairs]
-        bodies = [in_labels(pair.body, labels, self.spec.labels) for pair in pairs]
-        layouts, images = (
-            [np.stack([x[i] for x in people]) for people in (heads, bodies)] for i in (1, 0)
-        )
-        plan = self._runner.plan(*layouts)
+        ours = [one_skin(_pair(pair, labels, self.spec.labels), self.spec) for pair in pairs]
+        plan = self._runner.plan_pairs(ours)
         if not self._inpaint:
             plan = plan._replace(layout=plan.blended)
         painted = self._runner.paint(
-            images[0], images[1], plan,
+            np.stack([pair.head.image for pair in ours]),
+            np.stack([pair.body.image for pair in ours]),
+            plan,
             seeds=np.full(len(pairs), self._seed, np.uint32),
             numbers=np.array([[zlib.crc32(name.encode())] for name in ids], np.uint32),
             sampling=self._sampling,
-        ).images[:, 0]  # fmt: skip
-        results = []
-        for i, (pair, head, body) in enumerate(zip(pairs, heads, bodies, strict=True)):
-            inside = framing.inside(pair.photo, pair.crop, size)
-            source = Person(pair.photo, pair.crop, 0.0, head.image, head.layout, 1, inside)
-            target = Person(
-                body.image, Crop(0, 0, size), 0.0, body.image, body.layout, 1, inside | True
-            )
-            one = Plan(*(x[i] for x in plan))
-            pasted = paste_back(Pair(source, target, pair.shift), one, painted[i], self.spec)
-            results.append(Swapped(pasted.image, painted[i]))
-        return results
+        ).images[:, 0]
+        plans = [Plan(*(x[i] for x in plan)) for i in range(len(ours))]
+        return [
+            Swapped(paste_back(pair, one, image, self.spec).image, image)
+            for pair, one, image in zip(ours, plans, painted, strict=True)
+        ]
+
+
+def _pair(staged: Staged, labels: LabelSet, own: LabelSet) -> Pair:
+    """A staged pair with layouts of `own` labels; the body's image is all of its photo."""
+    head, body = (in_labels(person, labels, own) for person in (staged.head, staged.body))
+    size = len(body.image)
+    inside = framing.inside(staged.photo, staged.crop, size)
+    source = Person(staged.photo, staged.crop, 0.0, head.image, head.layout, 1, inside)
+    whole = Crop(0, 0, size)
+    target = Person(body.image, whole, 0.0, body.image, body.layout, 1, inside | True)
+    return Pair(source, target, staged.shift)
 
 
 def fingerprint(folder: Path) -> str:

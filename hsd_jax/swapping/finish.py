@@ -33,6 +33,7 @@ Preserve = Literal["photo", "latents"]
 
 _FADE = 3.0 / 256  # width of the fade, as a share of the crop's side
 _SEEN = 0.01  # of the crop: from less there is nothing to continue
+_MIN_SKIN = 0.2  # of the face's area; of less of the body's skin the face tells more
 _MIN_FACE = 50  # pixels: fewer have no reliable median
 # Sigmas and widths in pixels of a crop of 256.
 _FINE, _COARSE = 2.0, 6.0  # of a colour at an edge, of a tone without its folds
@@ -193,19 +194,19 @@ def settle(
     finish, labels, scale = spec.finish, spec.labels, spec.scale
     result = painted if not finish.match_border else match_border(painted, layers)
     result, sources = result.astype(np.float32), np.full((*layout.shape, 2), -1)
-    if finish.tone or finish.texture:
-        for index in labels.body:
-            surface = (layout == index) & inside
-            result = _continued(result, layers, surface, finish, sources, scale)
     skin = np.isin(layout, skin_classes(labels))
+    if finish.tone or finish.texture or finish.detail:
+        surfaces = [layout == index for index in set(labels.body) - set(skin_classes(labels))]
+        for surface in (*surfaces, skin):
+            result = _continued(result, layers, surface & inside, finish, sources, scale)
     if finish.hue:
         face = (layout == labels.face) & (layers.head_alpha > 0.9)
-        result = even_hue(result, skin, layers.head, face, finish.hue, finish.hue_range, scale)
+        bare = skin & (layers.body_alpha == 1) & inside
+        known = (layers.body, bare) if bare.sum() > _MIN_SKIN * face.sum() else (layers.head, face)
+        result = even_hue(result, skin, *known, finish.hue, finish.hue_range, scale)
     if finish.clean_edge:
         cleaner = _clean_edge(result, skin, finish.clean_edge, scale)
         result = result + layers.generated_alpha[..., None] * cleaner
-    if finish.detail:
-        _completed(result, layers, np.isin(layout, labels.neck) & inside, sources, scale)
     behind = (layout == labels.background) & inside
     seen = layers.body_alpha * behind
     if not finish.background or seen.mean() <= _SEEN:
@@ -237,7 +238,7 @@ def _continued(
     result: np.ndarray, layers: Layers, surface: np.ndarray, finish: Finish, sources: np.ndarray,
     scale: float,
 ) -> np.ndarray:  # fmt: skip
-    """A surface of clothes or limbs brought to the tone and the pattern that is seen of it."""
+    """Clothes, an accessory or skin with the tone and the pattern that is visible of it."""
     seen = (layers.body_alpha * surface)[..., None]
     if seen.mean() <= _SEEN:
         return result
@@ -257,12 +258,12 @@ def even_hue(
     reach: float,
     scale: float = 1.0,
 ) -> Float[np.ndarray, "h w 3"]:
-    """Painted skin whose hue strays from the face's, brought back by a share; lightness stays.
+    """Painted skin whose hue strays from known skin's, brought back by a share; lightness stays.
 
     Args:
       painted: 0 to 255.
       skin: where it shows skin.
-      image: that holds the face.
+      image: that holds the known skin.
       face: where in it.
       back: share of the way back of what lies beyond `reach`.
       reach: how far hue may stray, in CIE a*b*.

@@ -18,8 +18,10 @@ from hsd_jax.swapping.spec import SwapSpec
 
 _SIDE = 512  # side of matted crops; twice as large takes four times as long
 # Pixels at 256 inside the parser's outline of a head where hair may mix with what is behind it.
-_INSIDE = 5
-_STRAND = 0.05  # alpha above which a pixel of the old photo shows hair
+_INSIDE = 10
+_STRAND, _SOLID = 0.05, 0.3  # alpha of hair before an even background, and more before a busy one
+_NEAR_HAIR = 12.0  # pixels at 256 over which alphas before busy backgrounds lose all trust
+_EVEN_TO_BUSY, _PATTERN = (3.0, 12.0), 3.0  # standard deviations of grey, over this many pixels
 _HAZE = 0.08  # false alpha on patterned backgrounds
 _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 
@@ -59,8 +61,22 @@ def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     size = len(body.image)
     alpha, zone = _matte(body.image, body.layout, spec.labels, size, spec.finish.old_hair)
     head = np.isin(body.layout, spec.labels.head)
-    found = (alpha > _STRAND) & zone & ~head
+    far = np.asarray(ndimage.distance_transform_edt(~head)) * 256 / size
+    found = (alpha > _least_alpha(body.image, far)) & zone & ~head
     return np.asarray(ndimage.binary_dilation(found, iterations=max(1, round(_NEAR * size / 256))))
+
+
+def _least_alpha(image: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """The alpha above which a pixel shows hair, `far` from the head in pixels at 256.
+
+    A busy background hides thin strands, and gets false alphas, the more the further away.
+    """
+    grey, sigma = image.astype(np.float32).mean(-1), _PATTERN * len(image) / 256
+    variance = ndimage.gaussian_filter(grey**2, sigma) - ndimage.gaussian_filter(grey, sigma) ** 2
+    # The least of the neighbourhood: at the head's own edge the variance is not the background's.
+    spread = ndimage.minimum_filter(np.sqrt(np.maximum(variance, 0)), int(4 * sigma) | 1)
+    busy = np.interp(spread, _EVEN_TO_BUSY, (0.0, 1.0))
+    return _STRAND + busy * (_SOLID + far / _NEAR_HAIR)
 
 
 def _matte(

@@ -23,7 +23,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hsd_jax.models.forms import natively
 from hsd_jax.models.unet import MANY
 from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.mattes import old_strands
 from hsd_jax.swapping.networks import SwapNetworks
+from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import Sampling
 from hsd_jax.swapping.window import window_around
@@ -143,6 +145,20 @@ class Runner:
         generator = _part(self._params, "layout_generator")
         plans = [self._plan(generator, *part) for part in self._batches(heads, bodies)]
         return Plan(*_joined(plans, len(heads)))
+
+    def plan_pairs(self, pairs: Sequence[Pair]) -> Plan:
+        """Plans pairs: `plan`, less the pixels that their photos do not really show.
+
+        Beyond its photo's edge a head is only repeated pixels, and strands of the old head cover
+        the background that would be kept.
+        """
+        heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
+        plan = self.plan(*(np.stack([x.layout for x in people]) for people in (heads, bodies)))
+        plan = plan._replace(head=plan.head & np.stack([head.inside for head in heads]))
+        if not self.spec.finish.old_hair:
+            return plan
+        strands = np.stack([old_strands(body, self.spec) for body in bodies])
+        return plan._replace(body=plan.body & ~strands)
 
     def paint(
         self,

@@ -20,15 +20,34 @@ from hsd_jax.parsing.complexion import skin_classes
 from hsd_jax.parsing.guided_filter import guided_filter
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.pair import Pair
+from hsd_jax.swapping.spec import SwapSpec
 
 SkinTone = Literal["auto", "keep", "match"]
 
 _SAME = 2.0  # CIE76; smaller differences are not visible
 # Distances in a*b* from the person's face that are certainly skin and certainly not; for their
 # distribution in training images see `parsing.complexion`.
-_ALIKE, _FAR = 10.0, 17.0
+_ALIKE, _FAR = 16.0, 26.0
 _MIN_FACE = 200  # pixels; the median of fewer is unreliable
 _RIM = 0.04  # of the crop's side; the change fades out over it towards the edges
+
+
+def one_skin(pair: Pair, spec: SwapSpec, tone: SkinTone = "auto") -> Pair:
+    """The pair with a body whose skin follows the new face, if the weights ask for it.
+
+    Args:
+      pair: aligned.
+      spec: of the weights.
+      tone: see `follow_face`.
+    """
+    if not spec.finish.skin_tone:
+        return pair
+    toned = follow_face(pair.head, pair.body, spec.labels, tone)
+    if not toned.changed:
+        return pair
+    note = f"the body's skin follows the new face, {toned.difference:.0f} apart (CIE76)"
+    return replace(pair, body=toned.body, notes=(*pair.notes, note))
 
 
 class Toned(NamedTuple):
@@ -88,10 +107,21 @@ def _skin(
     smooth = ndimage.gaussian_filter(person.image.astype(np.float32), (1.5, 1.5, 0))
     away = to_lab(smooth) - tone
     alike = np.clip((_FAR - np.hypot(away[..., 1], away[..., 2])) / (_FAR - _ALIKE), 0, 1)
-    size = len(skin)
-    edge = np.minimum(np.arange(size), np.arange(size)[::-1]) / (_RIM * size)
-    fade = np.clip(np.minimum(edge[:, None], edge[None]), 0, 1)
-    return (np.clip(fine, 0, 1) * near * alike * fade).astype(np.float32)
+    return (np.clip(fine, 0, 1) * near * alike * _fade(person)).astype(np.float32)
+
+
+def _fade(person: Person) -> Float[np.ndarray, "s s"]:
+    """0 along the crop's edges beyond which the photo goes on, 1 inside."""
+    size = len(person.layout)
+    along = np.arange(size) / (_RIM * size)
+    top, bottom, left, right = (
+        np.where(room > 0, distance, 1.0)
+        for room, distance in zip(
+            person.room, (along, along[::-1], along, along[::-1]), strict=True
+        )
+    )
+    fade = np.minimum(np.minimum(top, bottom)[:, None], np.minimum(left, right)[None])
+    return np.clip(fade, 0, 1)
 
 
 _guided = Program(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsd_jax import weights
 from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target, to_x0_eps
@@ -27,6 +28,7 @@ from hsd_jax.swapping.mixing import Regions
 from hsd_jax.training import augment
 from hsd_jax.training.adversary import Terms, adversarial_terms
 from hsd_jax.training.input import Example, LatentSource, latent_statistics
+from hsd_jax.training.reconstruction import perceptual_loss
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
@@ -55,8 +57,11 @@ class DiffusionTask(Task):
     the hole), `known` (see `hsd_jax.diffusion.conditioning`), and `shift` of the uniform t towards
     noise (Esser et al. 2024, equation 23; 1 is the paper's). `adversarial` is the share of the
     gradient that a discriminator on one call's prediction has (`hsd_jax.training.adversary`; 0, the
-    paper's, trains none). `sampling_steps`: how many calls of the UNet suit the trained net,
-    released with it.
+    paper's, trains none). `perceptual` is a file of LPIPS' weights (see `perceptual_loss`), which
+    then compares the images that one call's prediction and the true latents decode to, with the
+    decoder of the weights `autoencoder`, weighted by `perceptual_weight` (compare LPIPS as the
+    distance of Consistency Models, Song et al., arXiv 2303.01469). `sampling_steps`: how many calls
+    of the UNet suit the trained net, released with it.
 
     `data.cover` is the probability of the head-cover on the condition: 1 in the paper, whose test
     condition is inpainted all the same; ours sees both kinds. `data.remove_neck` takes necks from
@@ -80,6 +85,11 @@ class DiffusionTask(Task):
         self.critic = None
         if self.weights["adversarial"]:
             self.critic = PatchDiscriminator(**config["discriminator"])
+        self.lpips = None
+        if file := self.weights.get("perceptual", ""):
+            self.lpips = perceptual_loss(file)
+            folder = weights.find(self.weights["autoencoder"])
+            self.decoder = weights.load_part(folder, "autoencoder")
         self.schedule = Schedule(**config["schedule"])
 
     def source(self, split: str) -> LatentSource:
@@ -179,21 +189,37 @@ class DiffusionTask(Task):
                 name: (getattr(terms, name), jnp.sum(1 - seen.known))
                 for name in ("discriminator", "real", "fake")
             }
+        if self.lpips is not None:
+            distance = self._distance(seen, made, t)
+            value += self.weights["perceptual_weight"] * total * distance
+            metrics["perceptual"] = distance
         return value / total, Aux(metrics, weight=total)
+
+    def _latents(self, seen: Windows, output: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
+        """The windows that an output stands for: the known cells as they are."""
+        noise = alpha_sigma(self.schedule, t, output.ndim)
+        x0, _ = to_x0_eps(self.weights["prediction"], output, z_t, *noise)
+        return seen.known * seen.z0 + (1 - seen.known) * x0
+
+    def _distance(self, seen: Windows, made: Prediction, t: jax.Array) -> jax.Array:
+        """LPIPS between what the prediction and the true latents decode to, a scalar."""
+        assert self.lpips is not None
+
+        def decode(z: jax.Array) -> jax.Array:
+            z = z * self.std + self.mean
+            return apply(self.decoder.module, self.decoder.params, z, method="decode")
+
+        truth = jax.lax.stop_gradient(decode(seen.z0))
+        return jnp.mean(self.lpips(truth, decode(self._latents(seen, made.output, made.z_t, t))))
 
     def _judge(
         self, critic: PatchDiscriminator, params: Params, seen: Windows, made: Prediction,
         t: jax.Array, pull: jax.Array,
     ) -> Terms:  # fmt: skip
         """What the discriminator adds, on the latents that the output stands for."""
-
-        def latents_of(output: jax.Array) -> jax.Array:
-            noise = alpha_sigma(self.schedule, t, output.ndim)
-            x0, _ = to_x0_eps(self.weights["prediction"], output, made.z_t, *noise)
-            return seen.known * seen.z0 + (1 - seen.known) * x0
-
         return adversarial_terms(
-            critic, params["discriminator"], made.output, latents_of, seen.z0, seen.s,
+            critic, params["discriminator"], made.output,
+            lambda output: self._latents(seen, output, made.z_t, t), seen.z0, seen.s,
             1 - seen.known, pull,
         )  # fmt: skip
 
