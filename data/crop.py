@@ -22,7 +22,7 @@ FACE_WIDTH, FACE_HEIGHT, CHIN = 0.26, 0.33, 0.495
 
 
 class Landmarks(NamedTuple):
-    """The middles of the eye on the picture's left, of that on its right, and of the mouth."""
+    """The middles of the eye on the image's left, of that on its right, and of the mouth."""
 
     left_eye: Point
     right_eye: Point
@@ -114,7 +114,7 @@ def whiten(
     White has a soft grey halo around the person there, which the paper's figures show: the mask's
     3 x 3 blur leaves values between 0 and 255 on its edge, whose "white" `(1 - m) * 255`
     overflows 8 bits to m - 1, and a Gaussian over 81 pixels spreads that. Kept, so that our
-    pictures look like the paper's.
+    images look like the paper's.
 
     Args:
       image: RGB photo.

@@ -345,7 +345,7 @@ def remap(layout: AnyArray, source: LabelSet, target: LabelSet) -> AnyArray:
 def colorize(
     layout: Integer[Array | np.ndarray, "*batch h w"], labels: LabelSet
 ) -> UInt8[np.ndarray, "*batch h w 3"]:
-    """The layout as a picture in the set's palette: numpy uint8 RGB, [..., H, W, 3].
+    """The layout as an image in the set's palette: numpy uint8 RGB, [..., H, W, 3].
 
     Raises:
       ValueError: if the layout is not of integers or holds classes that `labels` lacks.

@@ -1,4 +1,4 @@
-"""The paper's configs: they make tasks, and their nets have the sizes of the published ones."""
+"""The paper's configs: they make tasks, and their networks have the sizes of the published ones."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def plain(name: str, part: str, folder: Path) -> dict:
 
 @pytest.mark.parametrize("part", shhq256.PARTS)
 def test_sizes_are_the_published_nets(part: str, tmp_path: Path):
-    # One net serves both resolutions: the shapes that init is given do not depend on them.
+    # One network serves both resolutions: the shapes that init is given do not depend on them.
     task = make_task(plain("shhq256", part, tmp_path))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     count = {

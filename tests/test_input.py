@@ -16,7 +16,7 @@ TEST = 5
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Picture i has layout i everywhere; sources "even" and "odd"; the test split is 0 to 4."""
+    """Image i has layout i everywhere; sources "even" and "odd"; the test split is 0 to 4."""
     root = tmp_path_factory.mktemp("halfbody")
     rows = ["source,name,split"]
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -39,7 +39,7 @@ def source(request: pytest.FixtureRequest, data_dir: str) -> input_lib.Source:
 
 
 def digest(example: input_lib.Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Which picture, which partner (-1: none) and one random number."""
+    """Which image, which partner (-1: none) and one random number."""
     partner = example["partner"][0, 0] if "partner" in example else -1
     values = {"id": example["layout"][0, 0], "partner": partner, "noise": rng.random()}
     return {key: np.asarray(value, np.float64) for key, value in values.items()}

@@ -140,10 +140,10 @@ def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
     config |= dict(log_every=120, save_every=120, batch_size=8)
     config["optimizer"] |= dict(learning_rate=3e-3, warmup=10)
     loop.train(config, tmp_path)
-    first_guess = 1 / 3  # all background, clothes or hair: no class is half of the picture
-    figures = metrics_of(tmp_path)[-1]
-    assert figures["validation/iou/person"] > first_guess + 0.2
-    assert figures["validation/iou/clothes"] > first_guess
+    first_guess = 1 / 3  # all background, clothes or hair: no class is half of the image
+    found = metrics_of(tmp_path)[-1]
+    assert found["validation/iou/person"] > first_guess + 0.2
+    assert found["validation/iou/clothes"] > first_guess
 
 
 def test_a_run_starts_from_released_weights(data_dir: Path, tmp_path: Path):

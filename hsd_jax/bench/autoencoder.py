@@ -1,4 +1,4 @@
-"""`hsd bench autoencoder`: encoder and decoder of the paper's `vq-f4` on a 256 x 256 picture."""
+"""`hsd bench autoencoder`: encoder and decoder of the paper's `vq-f4` on a 256 x 256 image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ _SIZE = 256
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """One picture on CPU, 1 and 16 on accelerators; float32 and bfloat16."""
+    """One image on CPU, 1 and 16 on accelerators; float32 and bfloat16."""
     batches = (1,) if jax.default_backend() == "cpu" else (1, 16)
     shape = jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), jnp.float32)
     params = random_params(Autoencoder(), shape)

@@ -1,4 +1,4 @@
-"""`hsd bench conv`: every form of a convolution at the shapes that nets have."""
+"""`hsd bench conv`: every form of a convolution at the shapes that networks have."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from hsd_jax.bench.weights import normal, relative_error
 from hsd_jax.models import conv, forms
 
 # (side, cin, cout): levels of UNets and autoencoders, then stems and last layers. Odd sides are for
-# two pictures.
+# two images.
 _WIDE = tuple(
     (side, channels, channels)
     for side, several in {
@@ -104,7 +104,7 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> tuple[Report, dict[s
     Returns:
       The report, and this device's entry of `conv_table.json`.
     """
-    del vs_torch  # whole nets are compared, not convolutions
+    del vs_torch  # whole networks are compared, not convolutions
     rows, chosen = [], []
     everything = list(cases())
     for index, case in enumerate(everything, 1):

@@ -52,10 +52,10 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     tables = [Table("A swap of the demo's photos", ("stage", "ms"), rows)]
     notes = []
     if vs_torch:
-        nets = sampler.embedded_nets()
-        rows = sampler.rows(_pair(last, nets), nets, tell)
+        networks = sampler.embedded_networks()
+        rows = sampler.rows(_pair(last, networks), networks, tell)
         tables.append(Table("Both crops encoded, fused, decoded", sampler.COLUMNS, rows))
-        took = {row[3]: row[5] for row in rows[::-1]}  # the embedded nets' come first
+        took = {row[3]: row[5] for row in rows[::-1]}  # the embedded networks' come first
         whole = total / 1e3 - took[sampler.OURS] + took[sampler.EAGER]
         notes.append(
             f"The whole swap above takes {total / 1e3:.1f} s; with {sampler.EAGER}, of "
@@ -65,10 +65,10 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     return Report("swap", tables, notes)
 
 
-def _pair(swapped: SwapResult, nets: sampler.Nets) -> sampler.Pair:
+def _pair(swapped: SwapResult, networks: sampler.Networks) -> sampler.Pair:
     seen = swapped.stages
     layouts = (seen[name][None] for name in ("head_layout", "body_layout"))
-    plan = Runner(SwapNetworks(nets)).plan(*layouts)
+    plan = Runner(SwapNetworks(networks)).plan(*layouts)
     return sampler.Pair(seen["head"], seen["body"], Plan(*(x[0] for x in plan)))
 
 

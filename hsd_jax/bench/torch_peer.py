@@ -1,6 +1,6 @@
-"""The same nets in PyTorch, after CompVis latent-diffusion, to be timed beside ours.
+"""The same networks in PyTorch, after CompVis latent-diffusion, to be timed beside ours.
 
-Only what the paper's nets and the embedded ones need. Modules have CompVis' names, so that
+Only what the paper's networks and the embedded ones need. Modules have CompVis' names, so that
 `convert.to_torch` gives their `state_dict`. Imported only by `hsd bench ... --vs torch`.
 """
 
@@ -234,7 +234,7 @@ class _Coder(nn.Module):
 
 
 class _Encode(nn.Module):
-    """Pictures to latents, a posterior's mean where there is one."""
+    """Images to latents, a posterior's mean where there is one."""
 
     def __init__(self, net: Autoencoder):
         super().__init__()
@@ -252,7 +252,7 @@ class _Encode(nn.Module):
 
 
 class _Decode(nn.Module):
-    """Latents to pictures, without the look-up of a codebook."""
+    """Latents to images, without the look-up of a codebook."""
 
     def __init__(self, net: Autoencoder):
         super().__init__()
@@ -273,7 +273,7 @@ def unet_peer(unet: UNet, params: Any, in_channels: int) -> TorchUNet:
 
 
 def autoencoder_peers(net: Autoencoder, params: Any) -> tuple[nn.Module, nn.Module]:
-    """PyTorch's encoder and decoder with our parameters: pictures to latents, and back."""
+    """PyTorch's encoder and decoder with our parameters: images to latents, and back."""
     # CompVis knows no patches: theirs would be the trunk between them.
     trunk = net.clone(patch=1, out_ch=net.out_ch * net.patch**2)
     state = to_torch(trunk, params, "autoencoder", "compvis")

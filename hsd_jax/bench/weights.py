@@ -8,7 +8,7 @@ from flax import linen as nn
 
 
 def random_params(module: nn.Module, *args: Any) -> Any:
-    """Parameters of a net for inputs like `args`, with activations of about unit size.
+    """Parameters of a network for inputs like `args`, with activations of about unit size.
 
     Initial values would do for time, not for comparing results: some layers begin at zero.
     """

@@ -80,7 +80,7 @@ def setting(options: argparse.Namespace) -> Setting:
         "labels": labels.name,
         "fingerprint": fingerprint,
         "split": "test",
-        "pictures": len(indices),
+        "images": len(indices),
         "sources": options.sources,
         "layouts": "parsed" if options.parse else "of the data",
         "pairs": len(pairs),
@@ -323,4 +323,4 @@ def _measured(
 
 def _method(measured: Measured, aligned: Alignment, note: str) -> dict[str, Any]:
     values = {name: asdict(value) for name, value in measured.metrics.items()}
-    return {"aligned": aligned, "note": note, "figures": values}
+    return {"aligned": aligned, "note": note, "metrics": values}

@@ -49,25 +49,25 @@ class Extractor(Protocol):
     def __call__(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]: ...
 
 
-class NetExtractor:
+class NetworkExtractor:
     """A network on all devices: batches of one size, compiled once for each shape."""
 
     def __init__(
         self,
         name: str,
         fingerprint: str,
-        net: Callable[[Any, jax.Array], jax.Array],
+        network: Callable[[Any, jax.Array], jax.Array],
         params: Any,
         batch: int = BATCH,
     ):
-        """`net`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each image for itself."""
+        """`network`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each image for itself."""
         self.name, self.fingerprint = name, fingerprint
         devices = jax.devices()[:batch]
         mesh = Mesh(np.array(devices), ("data",))
         self._split = NamedSharding(mesh, PartitionSpec("data"))
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         self._batch = -(-batch // len(devices)) * len(devices)
-        self._net = jax.jit(net)
+        self._network = jax.jit(network)
 
     def __call__(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
         """Features of any number of images of one size."""
@@ -78,7 +78,7 @@ class NetExtractor:
             full = jax.device_put(np.pad(part, fill, mode="edge"), self._split)
             # TPUs, and GPUs with TF32, round the products of float32 otherwise.
             with jax.default_matmul_precision("float32"):
-                found.append(np.asarray(self._net(self._params, full))[: len(part)])
+                found.append(np.asarray(self._network(self._params, full))[: len(part)])
         return np.concatenate(found)
 
 
@@ -94,7 +94,7 @@ def kernel_scale(extractor: Extractor) -> float:
     return 1000.0 if extractor.name.startswith("inception") else 1.0
 
 
-def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> NetExtractor:
+def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> NetworkExtractor:
     """The embedded parser's encoder: `hsd`, or `hsd-XXXXXXXX` with other weights than the shipped.
 
     Mean and standard deviation over the positions of each level's activations, so that both what an
@@ -110,7 +110,7 @@ def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> N
     shipped = folder == weights.find()
     multiple = part.module.multiple
 
-    def net(params: Any, images: jax.Array) -> jax.Array:
+    def network(params: Any, images: jax.Array) -> jax.Array:
         rows, columns = (-side % multiple for side in images.shape[1:3])
         x = jnp.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
         x = x.astype(jnp.float32) / 127.5 - 1
@@ -119,12 +119,12 @@ def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> N
         return jnp.concatenate(pooled, -1).astype(jnp.float32)
 
     name = "hsd" if shipped else f"hsd-{fingerprint[:8]}"
-    return NetExtractor(name, fingerprint, net, part.params, batch)
+    return NetworkExtractor(name, fingerprint, network, part.params, batch)
 
 
 def inception(
     path: str | Path | None = None, preprocessing: str = "pytorch-fid", batch: int = BATCH
-) -> NetExtractor:
+) -> NetworkExtractor:
     """FID's InceptionV3, pool3.
 
     Its name is `inception` with the weights of pytorch-fid (by checksum) and its preprocessing; all
@@ -151,10 +151,10 @@ def inception(
     if fingerprint != INCEPTION_SHA256:
         name += f"-{fingerprint[:8]}"
 
-    def net(params: Any, images: jax.Array) -> jax.Array:
+    def network(params: Any, images: jax.Array) -> jax.Array:
         return apply(module, params, images)
 
-    return NetExtractor(name, f"{fingerprint[:16]}-{preprocessing}", net, params, batch)
+    return NetworkExtractor(name, f"{fingerprint[:16]}-{preprocessing}", network, params, batch)
 
 
 def find_inception() -> Path:
@@ -188,7 +188,7 @@ def find_inception() -> Path:
     return path
 
 
-def make(spec: str) -> NetExtractor:
+def make(spec: str) -> NetworkExtractor:
     """The extractor of an option: `hsd`, `inception`, `inception-torch-fidelity`, or `NAME=FILE`.
 
     Raises:

@@ -22,7 +22,7 @@ _SHIFT, _RESIZE = 0.08, 0.12  # standard deviations, in face sizes and of the si
 def each(
     source: Any, module: LandmarkNet, params: Any, seed: int = 0
 ) -> Iterator[tuple[dict[str, Any], Landmarks]]:
-    """Every example of a `LandmarkSource`, and what the net finds there."""
+    """Every example of a `LandmarkSource`, and what the network finds there."""
     rng = np.random.default_rng(seed)
     for index in range(len(source)):
         example = source[index]

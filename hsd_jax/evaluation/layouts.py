@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "layouts": len(layouts),
         "seeds": list(seeds),
         "cover": options.cover,
-        "figures": summary,
+        "metrics": summary,
         "paper": PAPER,
     }
     if options.json:
@@ -238,5 +238,5 @@ def run_parsing(options: argparse.Namespace) -> None:
     columns = [group for group in ("all", *GROUPS) if group in counts]
     found = {group: parser_metrics(np.sum(counts[group], 0), labels) for group in columns}
     rows = [[name, *(found[group].get(name) for group in columns)] for name in found["all"]]
-    print(f"{len(chosen)} test pictures, weights {options.weights}")
+    print(f"{len(chosen)} test images, weights {options.weights}")
     print(console.table(["IoU", *(f"{group} ({len(counts[group])})" for group in columns)], rows))

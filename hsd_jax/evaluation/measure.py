@@ -232,7 +232,7 @@ def _results(batch: Sequence[Pairing], entry: Results, shape: tuple[int, ...]) -
         image = files.open_photo(entry.path(pair))
         if image.shape != shape:
             raise ValueError(
-                f"{entry.path(pair)} is {image.shape[1]} x {image.shape[0]}, its body's picture "
+                f"{entry.path(pair)} is {image.shape[1]} x {image.shape[0]}, its body's image "
                 f"{shape[1]} x {shape[0]}: measure results at the data's size"
             )
         images.append(image)

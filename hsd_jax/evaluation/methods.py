@@ -1,4 +1,4 @@
-"""The methods of the benchmark, and their results as pictures on disk."""
+"""The methods of the benchmark, and their results as images on disk."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ DEFAULT = tuple(name for name in METHODS if name != "hsd-unaligned")
 
 @dataclass(frozen=True)
 class Results:
-    """Where a method's pictures lie, `ID.png` each, and whether its heads are neck-aligned."""
+    """Where a method's images lie, `ID.png` each, and whether its heads are neck-aligned."""
 
     folder: Path
     aligned: Alignment
@@ -112,11 +112,11 @@ def produce(
     make_sampler: Callable[[], Any],
     progress: Progress,
 ) -> int:
-    """Makes the pictures that are not there yet; returns how many pairs were sampled anew.
+    """Makes the images that are not there yet; returns how many pairs were sampled anew.
 
     Args:
       pairs: the list.
-      people: the pictures that it names.
+      people: the images that it names.
       results: of `results_in`.
       frame: see `regions.Choices`.
       make_sampler: -> `sampling.Sampler`; called when one of our own results is missing.
@@ -141,8 +141,8 @@ def produce(
                 swaps = sampler([p.id for p in batch], staged, people.labels)
                 for pair, swapped in zip(batch, swaps, strict=True):
                     for name in own:
-                        picture = swapped.latents if name == "hsd-latents" else swapped.pixels
-                        files.save_image(picture, entries[name].path(pair))
+                        image = swapped.latents if name == "hsd-latents" else swapped.pixels
+                        files.save_image(image, entries[name].path(pair))
                 sampled += len(batch)
         _make_baselines(pairs, people, {name: entries[name] for name in other}, frame, progress)
     return sampled
@@ -162,12 +162,12 @@ def _make_baselines(
         progress.stage(f"baselines: {number} of {len(pairs)} pairs")
         staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
         for name in missing:
-            picture = baseline(name, staged, people.labels)
-            files.save_image(picture, entries[name].path(pair), synthetic=name != "body-photo")
+            image = baseline(name, staged, people.labels)
+            files.save_image(image, entries[name].path(pair), synthetic=name != "body-photo")
 
 
 def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -> Staged:
-    """The pair's pictures in one frame; errors tell the pair."""
+    """The pair's images in one frame; errors tell the pair."""
     try:
         return stage(people[pair.head], people[pair.body], people.labels, frame, aligned)
     except ValueError as error:
@@ -175,7 +175,7 @@ def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -
 
 
 def baseline(name: str, pair: Staged, labels: LabelSet) -> np.ndarray:
-    """The picture of a method that needs no nets, uint8 `[S, S, 3]`."""
+    """The image of a method that needs no networks, uint8 `[S, S, 3]`."""
     head, body = pair.head, pair.body
     if name == "body-photo":
         return body.image

@@ -55,7 +55,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Inter
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"values of shape {values.shape} have no mean: give at least one picture")
+        raise ValueError(f"values of shape {values.shape} have no mean: give at least one image")
     chosen = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
     low, high = np.percentile(values[chosen].mean(1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))

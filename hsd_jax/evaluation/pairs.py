@@ -94,7 +94,7 @@ def from_sources(source: Any, sources: Sequence[str] | None = None) -> list[int]
     """
     known = sorted(set(source.names))
     if unknown := sorted(set(sources or ()) - set(known)):
-        raise ValueError(f"no pictures from {', '.join(unknown)}: use {', '.join(known)}")
+        raise ValueError(f"no images from {', '.join(unknown)}: use {', '.join(known)}")
     return [i for i, name in enumerate(source.names) if not sources or name in sources]
 
 
@@ -254,4 +254,4 @@ def run(options: argparse.Namespace) -> None:
     indices = usable(source, options.labels, options.sources)
     chosen = make_pairs(indices, options.count, options.seed)
     write_pairs(chosen, options.output, source_fingerprint(source))
-    print(f"wrote {options.output}: {len(chosen)} pairs of {len(indices)} pictures")
+    print(f"wrote {options.output}: {len(chosen)} pairs of {len(indices)} images")

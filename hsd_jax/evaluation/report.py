@@ -94,13 +94,13 @@ class Cell(NamedTuple):
 
 def columns(content: Mapping[str, Any]) -> list[str]:
     """The metrics' names in the order in which they were measured."""
-    return list(next(iter(content["methods"].values()))["figures"])
+    return list(next(iter(content["methods"].values()))["metrics"])
 
 
 def best(content: Mapping[str, Any], name: str) -> float:
     """The best value of a metric over all methods; `body-photo`, which swaps nothing, is none."""
     rows = {key: row for key, row in content["methods"].items() if key != "body-photo"}
-    values = [row["figures"][name] for row in (rows or content["methods"]).values()]
+    values = [row["metrics"][name] for row in (rows or content["methods"]).values()]
     choose = max if values[0]["higher_is_better"] else min
     return choose(value["value"] for value in values)
 
@@ -108,7 +108,7 @@ def best(content: Mapping[str, Any], name: str) -> float:
 def cell(content: Mapping[str, Any], method: str, name: str) -> Cell:
     """A metric of a method."""
     places = 4 if any(part in name for part in ("SSIM", "PD-", "LPIPS", "IDs", "IoU")) else 2
-    value = content["methods"][method]["figures"][name]
+    value = content["methods"][method]["metrics"][name]
     interval = ""
     if value.get("low") is not None:
         interval = f"[{value['low']:.{places}f}, {value['high']:.{places}f}]"
@@ -148,7 +148,7 @@ def legend(content: Mapping[str, Any]) -> list[str]:
     data = content["data"]
     names = ", ".join(f"{name} ({mark[:8]})" for name, mark in content["extractors"].items())
     lines = [
-        f"{data['pairs']} pairs, held against {data['pictures']} images of the {data['split']} "
+        f"{data['pairs']} pairs, held against {data['images']} images of the {data['split']} "
         f"split; layouts {data['layouts']}; data {data['fingerprint']}.",
         f"Features: {names}. Distances of different features, or of other data, cannot be "
         "compared; FD-hsd and KD-hsd are of this project's own parser and are no FID or KID.",

@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         extractor = features.make(spec)
         rows = evaluate(people, indices, extractor, options.seed)
         found[extractor.name] = rows
-        print(f"{len(indices)} test pictures, {distance_names(extractor)[0]}")
+        print(f"{len(indices)} test images, {distance_names(extractor)[0]}")
         for name, values in rows.items():
             cells = (f"{severity:g}: {value:.3f}" for severity, value in values)
             word = "grows" if grows([value for _, value in values]) else "does NOT grow strictly"

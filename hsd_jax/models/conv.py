@@ -32,7 +32,7 @@ _ALGORITHMS = {"f2": F2, "f4": F4, "f2_bf16": F2, "up2": UP2, "up2_bf16": UP2}
 
 # Below this the transforms, bound by memory, cost more than the dots save.
 _MIN_WINOGRAD_CHANNELS = 64
-# Tiles that stick out of the picture by more than this share are wasted work.
+# Tiles that stick out of the image by more than this share are wasted work.
 _MAX_WASTE = 1.3
 
 

@@ -61,8 +61,8 @@ def always(*names: str) -> Iterator[None]:
 def natively(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` with native convolutions, which compile two to nine times faster.
 
-    For small nets that a process calls a few times: the embedded ones run as fast so, within a
-    tenth (two Xeon cores). And to count the operations of any net alike.
+    For small networks that a process calls a few times: the embedded ones run as fast so, within a
+    tenth (two Xeon cores). And to count the operations of any network alike.
     """
 
     @functools.wraps(function)

@@ -23,11 +23,11 @@ POINTS = (
 )  # fmt: skip
 MIRRORED = (1, 0, 2, 4, 3, 5, 6, 8, 7)  # which point each becomes in the mirror
 SIZE = 128  # side of the input
-SIDE = 2.2  # of the square that the net sees, in face sizes (square root of the face mask's area)
+SIDE = 2.2  # of the network's crop, in face sizes (square roots of the face mask's area)
 
 
 class Found(NamedTuple):
-    """What the net says of `B` crops."""
+    """The network's output for `B` crops."""
 
     points: Float[Array, "B P 2"]
     """Column and row as shares of the crop's side, 0 at its left and upper edge."""

@@ -1,7 +1,7 @@
 """The light parser: a photo to class logits, a residual U-Net at a quarter of the size and below.
 
 The paper parses with SCHP (Li et al., TPAMI 2020), 67 M parameters trained elsewhere. Ours is
-small enough to train on a CPU and to ship: the picture enters as 4 x 4 blocks (48 channels), and
+small enough to train on a CPU and to ship: the image enters as 4 x 4 blocks (48 channels), and
 the logits leave as 2 x 2 blocks, enlarged bilinearly, so every convolution has 64 channels or more
 at a quarter of the side or less.
 """
@@ -50,7 +50,7 @@ class Parser(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """The picture's height and width must be multiples of this."""
+        """The image's height and width must be multiples of this."""
         return 4 * 2 ** (len(self.widths) - 1)
 
     @nn.compact

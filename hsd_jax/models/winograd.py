@@ -75,7 +75,7 @@ F4 = Algorithm(
     stored=True,
 )  # fmt: skip
 # Nearest-neighbour x 2 and then 3 x 3: two pixels of each tile of F(2 x 2) are equal, so that one
-# frequency an axis is zero, and the others are those of the small picture (ours; exact).
+# frequency an axis is zero, and the others are those of the small image (ours; exact).
 UP2 = Algorithm(
     _matrix([1, -1, 0], [0, 2, 0], [0, 1, -1]),
     _matrix([1, 0, 0], [0.5, 0.5, 0.5], [0, 0, 1]),

@@ -1,9 +1,9 @@
-"""Jitted functions that start fast: what one process traced, the next ones read back.
+"""Jitted functions that start fast: later processes load what one process has traced.
 
-JAX keeps compiled programs from process to process, but finds one only by its lowered form, and to
-trace and lower our nets takes Python longer than to run them. So the lowered form (StableHLO, by
-`jax.export`) is kept too, in a folder beside that cache. Neither is there unless
-`jax_compilation_cache_dir` is set, as the command `hsd` does; without, this is `jax.jit`.
+JAX caches compiled programs, but finds one only by its lowered form, and tracing and lowering our
+networks takes longer than running them. So the lowered form (StableHLO, by `jax.export`) is cached
+too, in a folder beside JAX's cache. Both need `jax_compilation_cache_dir`, which the command `hsd`
+sets; without it, a `Program` is `jax.jit`.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
-"""A discriminator beside a diffusion loss, so that few calls of the net give crisp images.
+"""A discriminator beside a diffusion loss, so that few calls of the network give crisp images.
 
-The mean squared error of one call is least where the net paints the mean of all that could stand in
-the hole: a cloud. A patch discriminator that sees the condition tells clouds from cloth (compare
-Adversarial Diffusion Distillation, Sauer et al., arXiv 2311.17042). The paper has none; it affords
-many calls of a large net.
+The mean squared error of one call is smallest if the network paints the mean of everything that
+could fill the hole: a blur. A patch discriminator that sees the condition tells blur from texture
+(compare Adversarial Diffusion Distillation, Sauer et al., arXiv 2311.17042). The paper has none; it
+can afford many calls of a large network.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Terms(NamedTuple):
     """Sums over the holes, each to be divided by the loss's own weight.
 
     Attributes:
-      generator: its gradient moves the net alone, and its value means nothing.
+      generator: its gradient moves the network alone, and its value means nothing.
       discriminator: hinge loss; its gradient moves the discriminator alone.
       real, fake: logits.
     """
@@ -48,7 +48,7 @@ def adversarial_terms(
     """What a discriminator adds to a loss whose gradient with respect to `output` is `pull`.
 
     Its gradient is brought, example by example, to the length of `pull`: VQGAN's adaptive weight
-    (Esser et al., arXiv 2012.09841, equation 7), taken at the net's output, not its last layer.
+    (Esser et al., arXiv 2012.09841, equation 7), taken at the network's output, not its last layer.
 
     Args:
       critic: `PatchDiscriminator`, with its `params`.

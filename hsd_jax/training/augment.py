@@ -148,7 +148,7 @@ def fit_partner(
     """Another person's layout, enlarged and moved until its face lies on this one's.
 
     A swap brings two faces to one size and height before it mixes them; so must the holes that a
-    net trains on. The paper's images all have one scale, ours do not.
+    network trains on. The paper's images all have one scale, ours do not.
 
     Args:
       partner, layout: `[H, W]`.

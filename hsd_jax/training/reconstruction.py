@@ -26,8 +26,8 @@ _TINY, _CEILING = 1e-4, 1e4
 def detail_loss(x: Images, y: Images, levels: int = 3) -> jax.Array:
     """L1 distance of horizontal and vertical differences over a pyramid of means.
 
-    A stand-in for LPIPS, which needs a pretrained net: it asks for edges of the right sharpness in
-    the right place, which the pixels' own L1 pays little for.
+    A stand-in for LPIPS, which needs a pretrained network: it rewards edges of the right sharpness
+    in the right place, which the L1 of pixels hardly does.
 
     Args:
       x, y: `[B, H, W, C]`, sides multiples of `2 ** (levels - 1)`.
@@ -58,7 +58,7 @@ def sharpness(x: Images, y: Images) -> Float[Array, " b"]:
 
 
 def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distance:
-    """LPIPS in the net of a checkpoint; its weights are constants.
+    """LPIPS in the network of a checkpoint; its weights are constants.
 
     Args:
       file: LPIPS, or torchvision's classifier, or a folder with the part `perceptual`, as
@@ -121,7 +121,7 @@ def against_critic(
       share: 0 leaves the generator out.
     """
     y_value, last_kernel = jax.lax.stop_gradient((y, last_kernel))
-    # By the images first: both nets that judge are gone through once, whatever the weight.
+    # Gradients by the images first: backward passes of both networks run once for any weight.
     nll, by_nll = jax.value_and_grad(reconstruction)(y_value)
     g, by_g = jax.value_and_grad(generator)(y_value)
     _, pull = jax.vjp(decode, last_kernel)

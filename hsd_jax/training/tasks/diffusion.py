@@ -1,4 +1,4 @@
-"""Train the latent diffusion model: eps, x0 or v by L2 (the paper, equation 4), under head-covers.
+"""Trains the latent diffusion model: eps, x0 or v by L2 (the paper, equation 4), under head-covers.
 
 Examples are windows of cached latents (`training.tools.latents`): a convolutional UNet that has
 learnt windows at one scale runs on whole images of that scale, at a quarter of the cost an image
@@ -41,7 +41,7 @@ class Windows(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The net's output on noised windows, what it should be, and the noised windows."""
+    """The network's output on noised windows, its target, and the noised windows."""
 
     output: jax.Array
     wanted: jax.Array
@@ -55,7 +55,7 @@ class DiffusionTask(Task):
     the hole), `known` (see `hsd_jax.diffusion.conditioning`), and `shift` of the uniform t towards
     noise (Esser et al. 2024, equation 23; 1 is the paper's). `adversarial` is the share of the
     gradient that a discriminator on one call's prediction has (`hsd_jax.training.adversary`; 0, the
-    paper's, trains none). `sampling_steps`: how many calls of the UNet suit the trained net,
+    paper's, trains none). `sampling_steps`: how many calls of the UNet suit the trained network,
     released with it.
 
     `data.cover` is the probability of the head-cover on the condition: 1 in the paper, whose test
@@ -144,7 +144,7 @@ class DiffusionTask(Task):
         self, params: Params, batch: Batch, seen: Windows, keys: jax.Array, t: jax.Array,
         train: bool,
     ) -> Prediction:  # fmt: skip
-        """One call of the net at times `t` `[B]`; noise and dropout come from `keys` `[B]`."""
+        """One call of the network at times `t` `[B]`; noise and dropout come from `keys` `[B]`."""
         eps = normal(fold_keys(keys, 0), seen.z0.shape[1:])
         z_t = q_sample(seen.z0, t, eps, self.schedule)
         # The first example's key: another one on each device of a pmap and in each part of a batch.

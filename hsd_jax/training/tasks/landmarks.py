@@ -1,5 +1,7 @@
-"""Train the landmark net on crops that `data/label_landmarks.py` labelled: heatmaps, places, pose,
-and whether there is a face at all."""
+"""Trains the landmark network on crops that `data/label_landmarks.py` labelled.
+
+It learns heatmaps, landmarks, pose and whether there is a face.
+"""
 
 import csv
 from collections.abc import Mapping
@@ -87,7 +89,7 @@ def view(
     example: Example, zoom: float = 1.0, angle: float = 0.0, shift: Any = (0.0, 0.0),
     mirror: bool = False,
 ) -> Example:  # fmt: skip
-    """What the net is shown of an example, and what it should say.
+    """A random view of an example, with its targets.
 
     Args:
       example: of a `LandmarkSource`.
@@ -205,7 +207,7 @@ class LandmarksTask(Task):
         return {"landmarks": self.model.init(key, jnp.zeros((1, SIZE, SIZE, 3)))["params"]}
 
     def look(self, params: Params, batch: Batch) -> Found:
-        """What the net says of the batch's images."""
+        """The network's output for the batch's images."""
         x = batch["image"].astype(jnp.float32) / 127.5 - 1
         return apply(self.model, params["landmarks"], x)
 

@@ -1,4 +1,4 @@
-"""Train the layout generator (the paper, section 3.3): holes in, the whole layout out."""
+"""Trains the layout generator (the paper, section 3.3): holes in, the whole layout out."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -93,7 +93,7 @@ class LayoutTask(Task):
             metrics["overlap"] = overlap
         if self.critic is not None:
             judged = self._judge(self.critic, params, out, target, per_example(key, batch))
-            # One gradient serves both: each term moves only its own net's parameters.
+            # One gradient serves both: each term moves only its own network's parameters.
             value += self.weights["adversarial"] * judged["g"] + judged["d"]
             metrics |= judged
         overwrite = None

@@ -1,4 +1,4 @@
-"""Train the parser: cross-entropy, with the classes that automatic labels confuse told apart only
+"""Trains the parser: cross-entropy, with the classes that automatic labels confuse told apart only
 where people drew them."""
 
 from collections.abc import Mapping

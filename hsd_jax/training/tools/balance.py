@@ -2,7 +2,7 @@
 
     python -m hsd_jax.training.tools.balance --weights DIR --data DIR [--sources NAME ...]
 
-A net trained with class weights says the classes that were weighed up too often, and the most
+A network trained with class weights says the classes that were weighed up too often, and the most
 probable class is not what IoU wants anyway. One factor a class, found by coordinate ascent on
 training images, is written into DIR/parser.json; `hsd_jax.parsing.photo_parser` applies it.
 """
