@@ -109,7 +109,7 @@ def test_starting_at_k_is_skipping_k(source: input_lib.Source):
                 np.testing.assert_array_equal(batch[key], value)
 
 
-def test_partner_is_any_other_picture(source: input_lib.Source):
+def test_partner_is_any_other_image(source: input_lib.Source):
     pairs = set()
     for batch in take(150, source, partner=True):
         pairs |= set(zip(batch["id"].tolist(), batch["partner"].tolist(), strict=True))
@@ -165,5 +165,5 @@ def test_errors(source: input_lib.Source, data_dir: str):
         take(1, source, process_index=2, process_count=2)
     with pytest.raises(ValueError, match=r"no examples from \['neither'\]; use \['even', 'odd'\]"):
         take(1, source, sources=("even", "neither"))
-    with pytest.raises(ValueError, match="partner needs two pictures"):
+    with pytest.raises(ValueError, match="partner needs two images"):
         take(1, input_lib.load_source(data_dir, "train[:1]"), partner=True)

@@ -1,7 +1,7 @@
 """Augmentation of an image with its layout: numpy and OpenCV, one example at a time.
 
 Images are uint8 `[H, W, 3]`, layouts uint8 `[H, W]`; every function takes the example's own
-`numpy.random.Generator`, so the same example is augmented alike on any number of processes.
+`numpy.random.Generator`, so that augmentation does not depend on the number of processes.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ def random_window(
     nearest: bool = False,
     mirror: float = 0.5,
 ) -> tuple[Image, Layout]:
-    """A `size` x `size` view of the example, turned, enlarged, shifted and perhaps mirrored.
+    """A random `size` x `size` view of the example: rotated, scaled, shifted, perhaps mirrored.
 
     Args:
       image, layout: the example.
       rng: the example's generator.
-      size: side of the view in pixels.
-      scale: range of the enlargement, drawn log-uniformly; below `size / H` the image's own
-        borders fill the rest: its last row downwards (clothes go on), its mirror image sideways.
-      rotation: largest angle in degrees.
-      jitter: largest shift as a share of the view; where the image covers the view with room to
-        spare, the view lies anywhere inside it, and the shift comes on top.
+      size: the side of the view in pixels.
+      scale: the range of the log-uniform scale; below `size / H` the image is continued, downwards
+        by its last row (clothes continue), sideways by its mirror image.
+      rotation: the largest angle in degrees.
+      jitter: the largest shift as a share of the view; if the image is larger than the view, the
+        view first takes a random position inside it.
       nearest: `image` holds class indices too.
       mirror: probability of the mirror image.
 
