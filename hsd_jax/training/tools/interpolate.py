@@ -53,7 +53,7 @@ def interpolate(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
+    """Runs the command; returns 0, or 2 after one line on stderr."""
     parser = module_parser(_NAME, __doc__)
     add = parser.add_argument
     add("first", type=Path, metavar="FIRST")
