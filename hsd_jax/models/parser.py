@@ -1,9 +1,9 @@
-"""The light parser: a photo to class logits, a residual U-Net at a quarter of the size and below.
+"""A light parser: a residual U-Net from photos to class logits, at a quarter of the size and below.
 
-The paper parses with SCHP (Li et al., TPAMI 2020), 67 M parameters trained elsewhere. Ours is
-small enough to train on a CPU and to ship: the image enters as 4 x 4 blocks (48 channels), and
-the logits leave as 2 x 2 blocks, enlarged bilinearly, so every convolution has 64 channels or more
-at a quarter of the side or less.
+The paper uses SCHP (Li et al., TPAMI 2020), with 67 M parameters. Ours is small enough to train on
+a CPU and to ship: the input is 4 x 4 blocks of pixels (48 channels), the output 2 x 2 blocks of
+logits, resized bilinearly, so that every convolution has 64 channels or more at a quarter of the
+side or less.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ class Parser(nn.Module):
     Attributes:
       num_classes: classes of the label set.
       widths: channels at 1/4, 1/8, 1/16, ... of the side; multiples of 16.
-      depths: residual blocks at each of them, on the way down.
+      depths: residual blocks at each of them in the encoder.
       dtype: compute type, None for float32.
     """
 
@@ -59,7 +59,7 @@ class Parser(nn.Module):
 
         Args:
           x: `[B, H, W, 3]` in [-1, 1]; H and W multiples of `multiple`.
-          features: also return the encoder's activations, one array a level.
+          features: whether to also return the encoder's activations, one array per level.
 
         Returns:
           `[B, H, W, num_classes]` float32 logits, or `(logits, [features, ...])`.
