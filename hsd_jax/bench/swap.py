@@ -1,4 +1,4 @@
-"""`hsd bench swap`: a whole swap with released weights, stage by stage, everything compiled."""
+"""`hsd bench swap`: times a compiled swap with released weights, stage by stage."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
 
-# What `hsd_jax.swapping.runner` and `hsd_jax.parsing.photo_parser` call their programs.
+# The names of the programs of `hsd_jax.swapping.runner` and `hsd_jax.parsing.photo_parser`.
 _STAGES = {
     "parser": "parser", "parser-enlarged": "parser, enlarged", "refined": "edges of layouts",
     "align": "neck alignment", "plan": "layout generator", "encode": "encoder", "sample": "UNet",
@@ -28,7 +28,7 @@ _STAGES = {
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """The demo's photos, the first swap not counting; with PyTorch, painting alone too."""
+    """Times swaps of the demo's photos after the first; with PyTorch, also the networks alone."""
     head, body = find_photos()
     swapper = HeadSwapper.from_pretrained()
     tell("compiling")
@@ -74,7 +74,7 @@ def _pair(swapped: SwapResult, networks: sampler.Networks) -> sampler.Pair:
 
 @contextmanager
 def _watched() -> Iterator[list[tuple[str, float]]]:
-    """Collects (name, seconds) of every call of a program inside."""
+    """Records (name, seconds) of every call of a program inside the context."""
     seen: list[tuple[str, float]] = []
     call = Program.__call__
 
