@@ -138,7 +138,7 @@ def _landmarks(config: ConfigDict) -> None:
 
 
 def get_config(part: str) -> ConfigDict:
-    """The config of one of the five nets."""
+    """The config of one of the five networks."""
     if part not in PARTS:
         raise ValueError(f"no embedded config {part!r}: use one of {', '.join(PARTS)}")
     config = _base()

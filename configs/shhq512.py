@@ -31,7 +31,7 @@ PARTS = shhq256.PARTS
 
 
 def get_config(part: str) -> ConfigDict:
-    """The config of one of the four nets."""
+    """The config of one of the four networks."""
     config = shhq256.get_config(part, 512)
     if part == "autoencoder":
         config.batch_size, config.steps, config.eval_batch_size = 8, 7_200_000 // 8, 8

@@ -36,7 +36,7 @@ def pack(source: Path, out: Path, quality: int) -> int:
         raise ValueError(f"quality {quality}: use 1 to 95")
     files = sorted(path for path in source.rglob("*") if path.is_file())
     if not any(path.suffix.lower() in _PICTURES for path in files):
-        raise ValueError(f"{source} holds no JPEG pictures: give the folder with index.csv")
+        raise ValueError(f"{source} holds no JPEG images: give the folder with index.csv")
     with tarfile.open(out, "w") as tar:
         for path in files:
             data = path.read_bytes()

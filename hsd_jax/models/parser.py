@@ -68,7 +68,7 @@ class Parser(nn.Module):
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"the parser takes sides that are multiples of {self.multiple}, "
-                f"not {height} x {width}: pad the picture"
+                f"not {height} x {width}: pad the image"
             )
         h = Conv(self.widths[0], dtype=self.dtype, name="stem")(space_to_depth(x, 4))
         skips = []
