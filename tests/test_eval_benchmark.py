@@ -164,7 +164,7 @@ def test_staging_brings_the_face_to_the_bodys():
         regions.stage(nobody, body, LABELS, "face", aligned=True)
 
 
-def test_staging_aligns_picture_and_layout_alike():
+def test_staging_aligns_image_and_layout_alike():
     head = LabelledImage(np.zeros((SIZE, SIZE, 3), np.uint8), person(left=20))
     body = person(left=30)
     head.image[..., 0] = head.layout * 20

@@ -213,7 +213,7 @@ def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: P
     weights.load_part(tmp_path / "weights", "parser")
 
 
-def test_window_keeps_picture_and_layout_together():
+def test_window_keeps_image_and_layout_together():
     layout = np.zeros((64, 64), np.uint8)
     layout[20:40, 10:30] = 4
     image = np.repeat(layout[..., None] * 40, 3, axis=-1)

@@ -205,7 +205,7 @@ def transform_kernels(module: nn.Module, params: Any, *args: Any, **options: Any
     `lax.scan` by itself, but does not put filters into the order that few rows are fastest in.
 
     Args:
-      module: the net.
+      module: the network.
       params: its parameters.
       args, options: as in `module.apply({"params": params}, ...)`: the shapes decide.
 
