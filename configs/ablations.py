@@ -3,9 +3,9 @@
     hsd eval ablation --config configs/ablations.py --data DATA --pairs PAIRS.csv -o DIR \\
         --weights plain=DIR cover=DIR
 
-measures the rows whose weights are given. Each DIR holds the four nets of a swap; rows differ in
-the LDM and in whether the layout generator fills the condition's holes. The LDMs differ in what
-they saw of head-cover:
+measures the rows whose weights are given. Each DIR holds the four networks of a swap. Rows differ
+in the LDM and in whether the layout generator fills the condition's holes. The LDMs differ in the
+head-cover that they were trained with:
 
     python -m hsd_jax.train --config configs/ablations.py:plain --workdir runs/ldm-plain
     python -m hsd_jax.train --config configs/ablations.py:cover --workdir runs/ldm-cover

@@ -1,6 +1,6 @@
-"""The embedded weights: five small nets for a laptop, trained on half-body pictures of 256 px.
+"""The embedded weights: five small networks for a laptop, trained on half-body images of 256 px.
 
-    python -m data.build halfbody --source PICTURES --out data_built
+    python -m data.build halfbody --source IMAGES --out data_built
     python -m hsd_jax.train --config configs/embedded.py:parser --workdir runs/parser
     python -m hsd_jax.train --config configs/embedded.py:autoencoder --workdir runs/autoencoder
     python -m hsd_jax.training.tools.latents --weights runs/autoencoder/weights \\
@@ -122,7 +122,7 @@ def _diffusion(config: ConfigDict) -> None:
         )
     )
     config.discriminator = ConfigDict(dict(ndf=64, n_layers=2, norm="group"))
-    # Few, for a net that has seen few pictures: more calls add noise that it cannot remove yet.
+    # Few, for a network that has seen few images: more calls add noise that it cannot remove yet.
     config.sampling_steps = 2
     config.data.update(dict(latents="data_built/latents", window=32, cover=0.0))
     config.data.update(dict(fit_partner=True, remove_neck=False))
@@ -142,7 +142,7 @@ def _landmarks(config: ConfigDict) -> None:
 
 
 def get_config(part: str) -> ConfigDict:
-    """The config of one of the five nets."""
+    """The config of one of the five networks."""
     if part not in PARTS:
         raise ValueError(f"no embedded config {part!r}: use one of {', '.join(PARTS)}")
     config = _base()

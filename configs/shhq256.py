@@ -48,7 +48,7 @@ steps.
 from ml_collections import ConfigDict
 
 PARTS = ("autoencoder", "diffusion", "layout", "parser")
-# The paper tells of no augmentation but head-cover: its pictures are aligned already.
+# The paper tells of no augmentation but head-cover: its images are aligned already.
 AS_THEY_ARE = dict(rotation=0.0, jitter=0.0, mirror=0.0)
 
 
@@ -74,7 +74,7 @@ def base(size: int) -> ConfigDict:
     config.eval_metrics = ()
     config.eval_weights = ""
     config.profile = 0
-    # Adam(0.5, 0.999) for all nets (section 4.1).
+    # Adam(0.5, 0.999) for all networks (section 4.1).
     config.optimizer = ConfigDict(
         dict(
             learning_rate=2e-4, warmup=0, decay="constant", b1=0.5, b2=0.999, weight_decay=0.0,
@@ -174,7 +174,7 @@ def _parser(config: ConfigDict) -> None:
 
 
 def get_config(part: str, size: int = 256) -> ConfigDict:
-    """The config of one of the four nets, for half-body squares of `size` pixels."""
+    """The config of one of the four networks, for half-body squares of `size` pixels."""
     if part not in PARTS:
         raise ValueError(f"no SHHQ config {part!r}: use one of {', '.join(PARTS)}")
     config = base(size)

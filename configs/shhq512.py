@@ -8,10 +8,10 @@
         --unscaled
     python -m hsd_jax.train --config configs/shhq512.py:diffusion --workdir runs/512_diffusion
 
-Nets, losses and everything unknown are those of `shhq256.py`; batches and lengths are the paper's.
-It trains the layout generator at 256 only and uses it at 512 too: `layout` here is the same
-training on every second pixel of these data, for who has not built the smaller ones. `parser`
-learns 256-pixel views of them.
+Networks, losses and everything that the paper leaves open are those of `shhq256.py`; batch sizes
+and lengths are the paper's. The paper trains the layout generator at 256 only and uses it at 512
+too: `layout` is the same training on every second pixel of these data, for those who have not built
+the smaller set. `parser` learns from 256-pixel views.
 
 Hardware and cost, as in `shhq256.py` (sums, not measurements):
 
@@ -31,7 +31,7 @@ PARTS = shhq256.PARTS
 
 
 def get_config(part: str) -> ConfigDict:
-    """The config of one of the four nets."""
+    """The config of one of the four networks."""
     config = shhq256.get_config(part, 512)
     if part == "autoencoder":
         config.batch_size, config.steps, config.eval_batch_size = 8, 7_200_000 // 8, 8

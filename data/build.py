@@ -1,8 +1,7 @@
-"""Build a data set: `python -m data.build NAME --source DIR --out DIR`.
+"""Builds a data set: `python -m data.build NAME --source DIR --out DIR`.
 
-The `tfds build` command needs TensorFlow; this one does not. A build that was cut off left nothing
-that counts (TFDS writes to a temporary folder and renames it), so run it again; a finished one is
-left alone.
+Unlike `tfds build`, this needs no TensorFlow. An interrupted build leaves nothing behind (TFDS
+writes to a temporary folder and renames it), so run it again; a finished build is not touched.
 """
 
 import argparse
@@ -28,7 +27,7 @@ _LOG_EVERY = 1000
 
 
 def _counter(progress: Progress) -> Callable[[], None]:
-    """To be called after each pair: a bar on a terminal, elsewhere a line now and then."""
+    """A function to call after each pair; shows a bar on a terminal, else a line now and then."""
     numbers = itertools.count(1)
 
     def count() -> None:
@@ -49,14 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(command)
     command = commands.add_parser("shhq", help="the paper's half-body SHHQ with cihp20 layouts")
     command.add_argument("--source", required=True, metavar="DIR",
-                         help="SHHQ-1.0, with parsing/ and perhaps faces.csv")  # fmt: skip
+                         help="SHHQ-1.0 with parsing/ and, optionally, faces.csv")  # fmt: skip
     command.add_argument("--variant", choices=shhq.VARIANTS, default="bg_white",
-                         help="the person on white, or the photo as it is")  # fmt: skip
+                         help="people on white, or the unchanged photos")  # fmt: skip
     command.add_argument("--size", type=int, choices=shhq.SIZES, default=256, help="side in pixels")
     command.add_argument("--labels", choices=shhq.LAYOUT_LABELS, default="cihp20",
-                         help="classes in which parsing/ is written")  # fmt: skip
+                         help="the label set of parsing/")  # fmt: skip
     command.add_argument("--crops", action="store_true",
-                         help="only write the squares into --out, to be parsed")  # fmt: skip
+                         help="only write the squares to parse into --out")  # fmt: skip
     _add_common(command)
     return parser
 
@@ -72,7 +71,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
                          help="only print every pair that cannot be built")  # fmt: skip
     command.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="readers")
     command.add_argument("--beam", action="store_true",
-                         help="build on Apache Beam; what follows -- goes to it")  # fmt: skip
+                         help="build on Apache Beam; its options follow --")  # fmt: skip
 
 
 def make_builder(args: argparse.Namespace, on_record: Callable[[], None]) -> Pairs:
@@ -100,10 +99,10 @@ def _read_skip(path: str | None) -> frozenset[str]:
 
 
 def build(builder: Pairs, source: str, progress: Progress, config: Any = None) -> str:
-    """Writes the data set unless it is there; returns what to say.
+    """Writes the data set unless it exists; returns the message.
 
     Raises:
-        ValueError: naming the first bad pair; nothing is left in OUT then.
+        ValueError: naming the first bad pair; OUT is then left unchanged.
     """
     # is_prepared() warns when it is not.
     if epath.Path(builder.data_dir, "dataset_info.json").exists():
@@ -112,7 +111,7 @@ def build(builder: Pairs, source: str, progress: Progress, config: Any = None) -
         print(f"removed {folder}, left by a build that was cut off", file=sys.stderr)
     progress.expect(len(builder.records(source)))
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(io.StringIO()):
-        # Else TFDS leaves OUT/downloads behind.
+        # Otherwise TFDS leaves OUT/downloads behind.
         builder.download_and_prepare(download_dir=unused, download_config=config)
     counts = ", ".join(
         f"{split.num_examples} {name}" for name, split in builder.info.splits.items()
@@ -121,7 +120,7 @@ def build(builder: Pairs, source: str, progress: Progress, config: Any = None) -
 
 
 def check(builder: Pairs, source: str, progress: Progress) -> int:
-    """Prints what is wrong with each bad pair, a line each; returns how many there are."""
+    """Prints a line for each bad pair; returns their number."""
     total, count = len(builder.records(source)), 0
     progress.expect(total)
     for problem in builder.problems(source):
@@ -132,7 +131,7 @@ def check(builder: Pairs, source: str, progress: Progress) -> int:
 
 
 def write_crops(builder: shhq.Shhq, source: str, out: str, progress: Progress) -> str:
-    """Writes the half-body squares that OUT lacks as OUT/NAME.png; returns what to say."""
+    """Writes missing half-body squares as OUT/NAME.png; returns the message."""
     folder, crop = Path(out), builder.cropper(Path(source))
     folder.mkdir(parents=True, exist_ok=True)
     missing = [r for r in builder.records(source) if not (folder / f"{r.name}.png").exists()]
@@ -149,7 +148,7 @@ def write_crops(builder: shhq.Shhq, source: str, out: str, progress: Progress) -
 
 
 def beam_config(options: Sequence[str]) -> Any:
-    """TFDS's settings for a build on Beam, from Beam's own command-line options.
+    """Makes TFDS's configuration for a build on Beam from Beam's command-line options.
 
     Raises:
       ValueError: Beam is not installed.
@@ -180,14 +179,14 @@ def _run(args: argparse.Namespace, beam_options: Sequence[str]) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """One line; Beam wraps what its workers raise and repeats their traceback."""
+    """The error in one line; Beam wraps its workers' errors and repeats their traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     told = [line for line in lines if line.startswith("ValueError: ")] or lines[:1]
     return told[-1].removeprefix("ValueError: ").split(" [while running")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
+    """Runs the command; returns 0, or 2 after one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()

@@ -1,9 +1,9 @@
-"""The half-body crop: which square of a full-body photo it is, and the white backdrop.
+"""The half-body crop of full-body photos, and the white backdrop.
 
-HS-Diffusion (arXiv 2212.06458, section 4.1) aligns SHHQ's photos by the faces' landmarks and crops
-the half bodies; it gives no numbers. Ours are measured on its figures: the eyes' middle lies at
-(0.50, 0.29) of the square, whose side is 2.25 times that of FFHQ's crop of the same face, and the
-eyes are level. Coordinates are (column, row) in pixels, numbers of pixels' centres as in OpenCV.
+HS-Diffusion (arXiv 2212.06458, section 4.1) aligns SHHQ's photos by facial landmarks and crops half
+bodies, without giving numbers. Ours are measured on its figures: the eyes' midpoint lies at (0.50,
+0.29) of the square, whose side is 2.25 times that of FFHQ's crop of the same face, and the eyes are
+level. Coordinates are (column, row) in pixels, with integers at the centres as in OpenCV.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ FACE_WIDTH, FACE_HEIGHT, CHIN = 0.26, 0.33, 0.495
 
 
 class Landmarks(NamedTuple):
-    """The middles of the eye on the picture's left, of that on its right, and of the mouth."""
+    """The centres of the eye on the image's left, the eye on its right, and the mouth."""
 
     left_eye: Point
     right_eye: Point
@@ -43,7 +43,7 @@ def crop_matrix(face: Landmarks | Box, size: int) -> Matrix:
 
     From landmarks it is FFHQ's rule (Karras et al., arXiv 1812.04948, appendix A) times
     `FFHQ_SIDES`, rotation included. A box is our deviation for photos without landmarks: nothing is
-    turned, the chin is put at `CHIN`, and the side follows from the box's area, because hair over
+    rotated, the chin is put at `CHIN`, and the side follows from the box's area, since hair over
     the forehead changes its height and a turned head its width.
 
     Raises:
@@ -75,14 +75,14 @@ def crop_matrix(face: Landmarks | Box, size: int) -> Matrix:
 def cut(
     image: UInt8[np.ndarray, "H W *c"], matrix: Matrix, size: int, fill: int | None, nearest: bool
 ) -> UInt8[np.ndarray, "size size *c"]:
-    """The crop of a photo, or with `nearest` of a layout.
+    """Crops a photo or, with `nearest`, a layout.
 
     Args:
       image: the photo or layout.
       matrix: see `crop_matrix`.
       size: side of the crop.
       fill: value beyond the photo's border; None repeats the border.
-      nearest: take over values, for class indices; else bicubic, blurred first where it shrinks.
+      nearest: nearest neighbour, for class indices; otherwise bicubic with antialiasing.
     """
     zoom = float(np.hypot(matrix[0, 0], matrix[0, 1]))
     if zoom < 0.75 and not nearest:  # cubic sampling alone would alias
@@ -111,10 +111,10 @@ def whiten(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The person on white, as SHHQ's own script does it (StyleGAN-Human, bg_white.py).
 
-    White has a soft grey halo around the person there, which the paper's figures show: the mask's
-    3 x 3 blur leaves values between 0 and 255 on its edge, whose "white" `(1 - m) * 255`
-    overflows 8 bits to m - 1, and a Gaussian over 81 pixels spreads that. Kept, so that our
-    pictures look like the paper's.
+    It leaves a soft grey halo around the person, which the paper's figures show too: the mask's
+    3 x 3 blur has values between 0 and 255 on its edge, whose "white" `(1 - m) * 255` overflows 8
+    bits to m - 1, and a Gaussian over 81 pixels spreads that. It is reproduced here, so that our
+    images look like the paper's.
 
     Args:
       image: RGB photo.

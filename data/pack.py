@@ -1,9 +1,9 @@
 """A folder of images and layouts as one small tar file, to be carried to a lent machine.
 
-    python -m data.pack --source PICTURES --out pictures.tar [--quality N]
+    python -m data.pack --source IMAGES --out images.tar [--quality N]
 
-Pictures are compressed again, at most as finely as they were; layouts stay as they are, to the
-pixel. Unpacked (`tar xf`), it is a source for `python -m data.build`. The terms of the pictures
+Images are compressed again, at most as finely as they were; layouts stay as they are, to the
+pixel. Unpacked (`tar xf`), it is a source for `python -m data.build`. The terms of the images
 travel with them: the file is as private as they are.
 """
 
@@ -27,16 +27,16 @@ def pack(source: Path, out: Path, quality: int) -> int:
     Args:
       source: a folder as the builder `halfbody` takes it.
       out: the file.
-      quality: of the JPEG pictures, 1 to 95.
+      quality: of the JPEG images, 1 to 95.
 
     Raises:
-      ValueError: no pictures there, or a quality out of range.
+      ValueError: no images there, or a quality out of range.
     """
     if not 1 <= quality <= 95:
         raise ValueError(f"quality {quality}: use 1 to 95")
     files = sorted(path for path in source.rglob("*") if path.is_file())
     if not any(path.suffix.lower() in _PICTURES for path in files):
-        raise ValueError(f"{source} holds no JPEG pictures: give the folder with index.csv")
+        raise ValueError(f"{source} holds no JPEG images: give the folder with index.csv")
     with tarfile.open(out, "w") as tar:
         for path in files:
             data = path.read_bytes()

@@ -113,7 +113,7 @@ def read_faces(source: Path) -> dict[str, Landmarks | Box] | None:
     """The rows of faces.csv by name; None without the file.
 
     Its columns, in pixels of the photo, are `name` and either left, top, right, bottom of the face
-    or left_eye_x, left_eye_y, right_eye_x, right_eye_y, mouth_x, mouth_y (left in the picture; of
+    or left_eye_x, left_eye_y, right_eye_x, right_eye_y, mouth_x, mouth_y (left in the image; of
     dlib's 68 points the means of 36-41, of 42-47, and of 48 and 54, as for FFHQ).
 
     Raises:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hsd_jax.imaging import files
-from hsd_jax.runtime import cache
 from hsd_jax.runtime.console import Progress, one_line
 from hsd_jax.runtime.files import write_text
 
@@ -206,12 +205,6 @@ class Batch:
         writer.writerow(("head", "body", "output", "reason"))
         writer.writerows((job.head, job.body, job.output, reason) for job, reason in self.errors)
         write_text(path, text.getvalue())
-
-
-def weights_mark(folder: Path) -> str:
-    """Of all networks of a folder, their settings included."""
-    found = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    return cache.fingerprint(*(cache.file_fingerprint(path) for path in found))
 
 
 def _report_of(folder: Path) -> dict[str, dict[str, Any]]:

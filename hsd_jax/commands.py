@@ -49,9 +49,8 @@ def batch(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.output} is a file: give a folder")
     jobs = batches.read_jobs(args.pairs, args.seed)
     folder = weights.find(args.weights)
-    mark = batches.weights_mark(folder)
     settings = batches.Settings(
-        mark, args.solver, args.steps, args.preserve, args.skin_tone
+        weights.fingerprint(folder), args.solver, args.steps, args.preserve, args.skin_tone
     )
     run = batches.Batch(jobs, args.output, args.pairs.parent, settings)
     with Progress(unit="pair") as progress:

@@ -1,4 +1,4 @@
-"""Label sets: what the class indices of a layout mean, and how one set is read as another.
+"""Label sets: the meaning of a layout's class indices, and remapping between sets.
 
 A layout is an integer array [..., H, W] of class indices. Every class belongs to exactly one group:
 head (kept from the first photo), body (kept from the second), neck (always generated anew) or
@@ -25,10 +25,10 @@ class LabelSet:
 
     Attributes:
       name: the set's name, as in `LABEL_SETS`.
-      classes: one name a class; the position is the class index.
+      classes: one name per class; the position is the class index.
       head, body, neck: class indices of each group; with `background` they cover every class once.
       background: the index of the background class, which also marks the holes of a layout.
-      palette: one (red, green, blue) in 0..255 a class, for `colorize`.
+      palette: (red, green, blue) in 0..255 for each class, for `colorize`.
 
     Raises:
       ValueError: if a class name repeats, a class is in no group or in several, the palette does
@@ -68,7 +68,7 @@ class LabelSet:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, background included."""
+        """The number of classes, background included."""
         return len(self.classes)
 
     @property
@@ -87,7 +87,7 @@ class LabelSet:
 
     @property
     def mirrored(self) -> tuple[int, ...]:
-        """The class that each becomes in a mirror: left and right change places."""
+        """The class that each becomes in a mirror image, with left and right swapped."""
         sides = {"left": "right", "right": "left", "l": "r", "r": "l"}
         names = ("_".join(sides.get(w, w) for w in name.split("_")) for name in self.classes)
         return tuple(
@@ -107,7 +107,7 @@ class LabelSet:
 
 
 def _label_set(name: str, rows: tuple[tuple[str, str, Colour], ...]) -> LabelSet:
-    """A set from one (class, group, colour) row a class, in the order of the indices."""
+    """Makes a set from one row (class, group, colour) per class, in the order of the indices."""
 
     def members(group: str) -> tuple[int, ...]:
         return tuple(i for i, row in enumerate(rows) if row[1] == group)
@@ -239,8 +239,8 @@ def get_label_set(name: str) -> LabelSet:
     return LABEL_SETS[name]
 
 
-# What a class becomes where the target has no class of its name and group: the first of these that
-# the target has in the same group. One name may stand in several groups (skin is face, neck, limb).
+# Substitutes of a class for targets that lack its name in its group: the first of these that the
+# target has in that group. A name may occur in several groups (skin is face, neck or limb).
 _NEAREST: dict[str, tuple[str, ...]] = {
     "hat": ("headwear",),
     "headwear": ("hat",),
@@ -273,7 +273,7 @@ _NEAREST: dict[str, tuple[str, ...]] = {
 
 @lru_cache
 def _remap_table(source: LabelSet, target: LabelSet) -> tuple[int, ...]:
-    """For each class of `source`, the class of `target` that stands for it."""
+    """The class of `target` for each class of `source`."""
     table = []
     for i, name in enumerate(source.classes):
         candidates = [
@@ -292,7 +292,7 @@ def _remap_table(source: LabelSet, target: LabelSet) -> tuple[int, ...]:
 
 
 def can_remap(source: LabelSet, target: LabelSet) -> str:
-    """Why layouts of `source` cannot be written in `target`; "" where they can."""
+    """The reason why layouts of `source` cannot be remapped to `target`; "" if they can."""
     try:
         _remap_table(source, target)
     except ValueError as error:
@@ -301,7 +301,7 @@ def can_remap(source: LabelSet, target: LabelSet) -> str:
 
 
 def _check_layout(layout: np.ndarray | jax.Array, labels: LabelSet) -> None:
-    """ValueError for what is no layout of `labels`; values are seen in numpy arrays only."""
+    """Raises ValueError for an invalid layout of `labels`; checks values of numpy arrays only."""
     if not jnp.issubdtype(layout.dtype, jnp.integer):
         raise ValueError(f"a layout holds class indices, not {layout.dtype}; cast it to int32")
     if isinstance(layout, np.ndarray) and layout.size:
@@ -314,12 +314,11 @@ def _check_layout(layout: np.ndarray | jax.Array, labels: LabelSet) -> None:
 
 
 def remap(layout: AnyArray, source: LabelSet, target: LabelSet) -> AnyArray:
-    """A layout of `source` written in the classes of `target`, by the meaning of the classes.
+    """Remaps a layout from `source` to `target` by the meaning of the classes.
 
-    Where `target` is coarser, a class becomes the nearest one of its own group (a coat becomes
-    clothes, a nose face). No pixel leaves its group, so this commutes with mixing; the price is
-    that bare arms become tops in shhq17, whose skin is in the neck group, and cloth in
-    celebamask19.
+    If `target` is coarser, a class becomes the nearest one of its group (a coat becomes clothes, a
+    nose face). No pixel leaves its group, so this commutes with mixing. As a consequence, bare arms
+    become tops in shhq17, whose skin is in the neck group, and cloth in celebamask19.
 
     Args:
       layout: integers [..., H, W], numpy or JAX, the latter also under `jax.jit`.
@@ -345,7 +344,7 @@ def remap(layout: AnyArray, source: LabelSet, target: LabelSet) -> AnyArray:
 def colorize(
     layout: Integer[Array | np.ndarray, "*batch h w"], labels: LabelSet
 ) -> UInt8[np.ndarray, "*batch h w 3"]:
-    """The layout as a picture in the set's palette: numpy uint8 RGB, [..., H, W, 3].
+    """Colours the layout with the set's palette: numpy uint8 RGB, [..., H, W, 3].
 
     Raises:
       ValueError: if the layout is not of integers or holds classes that `labels` lacks.
@@ -360,7 +359,7 @@ def one_hot(
     labels: LabelSet,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*batch h w c"]:
-    """The layout as `num_classes` channels of 0 and 1, [..., H, W, num_classes].
+    """One-hot encodes the layout: [..., H, W, num_classes].
 
     Raises:
       ValueError: if the layout is not of integers or (numpy only; JAX gives all zeros there) holds

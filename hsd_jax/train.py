@@ -1,7 +1,7 @@
 """`python -m hsd_jax.train --config configs/FILE.py:ARG --workdir DIR`: the only training entry.
 
-Idempotent: started again with the same folder, it goes on from the newest checkpoint there. With
-`--plan TOPOLOGY` it says what a step would need there, and trains nothing.
+The command is idempotent: run again with the same folder, it resumes from the newest checkpoint.
+With `--plan TOPOLOGY` it reports what a step would need on that hardware, and does not train.
 """
 
 import sys

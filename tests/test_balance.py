@@ -7,7 +7,7 @@ from hsd_jax.training.tools.balance import fit
 
 
 def posteriors(rng: np.random.Generator, priors: np.ndarray, weights: np.ndarray):
-    """Layouts drawn by `priors`, and what a net trained with `weights` makes of noisy sights."""
+    """Layouts drawn by `priors`, and a network's posteriors after training with `weights`."""
     layouts = rng.choice(len(priors), size=(20, 32, 32), p=priors)
     sight = np.eye(len(priors))[layouts] + rng.normal(0, 0.6, (20, 32, 32, len(priors)))
     likelihood = np.exp(sight / 0.36)

@@ -124,7 +124,7 @@ def test_it_refuses_in_one_line(capsys, monkeypatch):
     assert "pip install torch" in capsys.readouterr().err
 
 
-def test_peers_in_pytorch_are_the_same_nets():
+def test_peers_in_pytorch_are_the_same_networks():
     torch = pytest.importorskip("torch")
     from hsd_jax.bench import torch_peer as peer
 
@@ -163,7 +163,7 @@ def test_peers_in_pytorch_are_the_same_nets():
     ],
     ids=["paper", "embedded"],
 )  # fmt: skip
-def test_autoencoders_in_pytorch_are_the_same_nets(net):
+def test_autoencoders_in_pytorch_are_the_same_networks(net):
     torch = pytest.importorskip("torch")
     from hsd_jax.bench import torch_peer as peer
 

@@ -1,4 +1,4 @@
-"""The paper's configs: they make tasks, and their nets have the sizes of the published ones."""
+"""The paper's configs: they make tasks, and their networks have the sizes of the published ones."""
 
 import json
 from pathlib import Path
@@ -37,8 +37,8 @@ def plain(name: str, part: str, folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("part", shhq256.PARTS)
-def test_sizes_are_the_published_nets(part: str, tmp_path: Path):
-    # One net serves both resolutions: the shapes that init is given do not depend on them.
+def test_sizes_are_the_published_networks(part: str, tmp_path: Path):
+    # One network serves both resolutions: the shapes that init is given do not depend on them.
     task = make_task(plain("shhq256", part, tmp_path))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     count = {
@@ -50,7 +50,7 @@ def test_sizes_are_the_published_nets(part: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("part", shhq256.PARTS)
-def test_both_resolutions_have_the_same_nets(part: str):
+def test_both_resolutions_have_the_same_networks(part: str):
     small, large = shhq256.get_config(part), shhq512.get_config(part)
     for key in ("model", "condition", "schedule", "discriminator", "loss", "labels", "ema"):
         assert small.get(key) == large.get(key)

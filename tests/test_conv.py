@@ -141,7 +141,7 @@ def test_small_and_narrow_maps_fall_back():
         assert conv._choice("conv", "once", jnp.zeros((1, 16, 16, 8)), 8, 64) == "native"
 
 
-def test_a_batch_counts_as_a_larger_picture(monkeypatch):
+def test_a_batch_counts_as_a_larger_image(monkeypatch):
     sides = []
     monkeypatch.setattr(forms, "choose", lambda op, use, side, *_: sides.append(side) or "native")
     conv._choice("conv", "once", jnp.zeros((4, 8, 32, 64)), 64, 64)

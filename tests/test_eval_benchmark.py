@@ -46,7 +46,7 @@ def person(top: int = 14, left: int = 24, side: int = 14) -> np.ndarray:
 
 
 class _Source:
-    """Ten people in flat colours; the fourth picture shows nobody."""
+    """Ten people in flat colours; the fourth image shows nobody."""
 
     names = ["a"] * 8 + ["b"] * 2
 
@@ -113,7 +113,7 @@ def test_pairs_are_halves_that_do_not_repeat():
             pairs.make_pairs(indices, wrong, 0)
     with pytest.raises(ValueError, match="a pair needs two"):
         pairs.make_pairs([1], 1, 0)
-    with pytest.raises(ValueError, match="no pictures from c: use a, b"):
+    with pytest.raises(ValueError, match="no images from c: use a, b"):
         pairs.usable(_Source(), LABELS, ["c"])
 
 
@@ -164,7 +164,7 @@ def test_staging_brings_the_face_to_the_bodys():
         regions.stage(nobody, body, LABELS, "face", aligned=True)
 
 
-def test_staging_aligns_picture_and_layout_alike():
+def test_staging_aligns_image_and_layout_alike():
     head = LabelledImage(np.zeros((SIZE, SIZE, 3), np.uint8), person(left=20))
     body = person(left=30)
     head.image[..., 0] = head.layout * 20
@@ -300,20 +300,20 @@ def test_from_pairs_to_report(
     out = prepared / "out"
     content = json.loads((out / "report.json").read_text())
     assert list(content["methods"]) == ["telea", "cut-and-paste", "body-photo", "theirs"]
-    figures = content["methods"]["telea"]["figures"]
+    found = content["methods"]["telea"]["metrics"]
     regions = ("", "Mask-", "Focal-")
-    assert list(figures) == [
+    assert list(found) == [
         *(f"{region}{kind}-colour" for region in regions for kind in ("FD", "KD")),
         "head-SSIM", "body-SSIM", "IDs-colour",
     ]  # fmt: skip
-    distance = {m: row["figures"]["FD-colour"]["value"] for m, row in content["methods"].items()}
+    distance = {m: row["metrics"]["FD-colour"]["value"] for m, row in content["methods"].items()}
     assert max(distance, key=lambda m: distance[m]) == "theirs" and min(distance.values()) > 0
-    kept = content["methods"]["body-photo"]["figures"]
+    kept = content["methods"]["body-photo"]["metrics"]
     assert kept["body-SSIM"]["value"] > 0.99 > kept["head-SSIM"]["value"]
     assert content["per_pair"]["id"] == [p.id for p in listed]
     numbers = content["per_pair"]["theirs"]
     assert set(map(len, numbers.values())) == {len(listed)}
-    assert figures["head-SSIM"]["low"] <= figures["head-SSIM"]["value"]
+    assert found["head-SSIM"]["low"] <= found["head-SSIM"]["value"]
     assert content["choices"]["frame"] == "face" and content["extractors"] == {
         "colour": "1234567890"
     }
@@ -368,7 +368,7 @@ def test_swap_errors(prepared: Path, capsys: pytest.CaptureFixture[str]):
     for name in range(6):
         Image.fromarray(np.zeros((80, 80, 3), np.uint8)).save(small / f"{name}.png")
     assert swap(prepared, "--results", str(small)) == 2
-    assert "is 80 x 80, its body's picture 64 x 64" in capsys.readouterr().err
+    assert "is 80 x 80, its body's image 64 x 64" in capsys.readouterr().err
 
 
 def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]):
@@ -392,7 +392,7 @@ def test_the_command_that_lists_pairs(
     command = ["eval", "pairs", "--data", "unread", "--count", "5", "-o"]
     for name in ("one.csv", "two.csv"):
         assert cli.main([*command, str(tmp_path / name)]) == 0
-    assert "5 pairs of 9 pictures" in capsys.readouterr().out
+    assert "5 pairs of 9 images" in capsys.readouterr().out
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
     with open(tmp_path / "one.csv") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
@@ -457,7 +457,7 @@ def test_severity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr(features, "make", lambda spec: _Extractor())
     assert cli.main(["eval", "severity", "--data", "unread"]) == 0, capsys.readouterr().err
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "9 test pictures, FD-colour"
+    assert lines[0] == "9 test images, FD-colour"
     assert [line.split()[0] for line in lines[1:]] == ["blur", "noise", "jpeg", "cut-and-paste"]
     # Colours and their deviation tell noise; heads on a white canvas have other colours.
     assert lines[2].endswith("   grows") and lines[4].endswith("   grows")
@@ -467,7 +467,7 @@ def test_severity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 def test_best_leaves_out_what_swaps_nothing():
     def row(value: float) -> dict:
         figure = {"value": value, "low": None, "high": None, "higher_is_better": False}
-        return {"figures": {"FD-hsd": figure}}
+        return {"metrics": {"FD-hsd": figure}}
 
     content = {"methods": {"body-photo": row(1), "hsd": row(2), "telea": row(3)}}
     assert report.best(content, "FD-hsd") == 2

@@ -57,7 +57,7 @@ def test_the_root_of_the_product_where_covariances_do_not_commute():
 
 @pytest.mark.parametrize("count", [5, 100])
 def test_a_set_is_no_distance_from_itself(count: int):
-    # Of five pictures the covariance has rank 4 of 40.
+    # Of five images the covariance has rank 4 of 40.
     a = Moments.of(1000 * RNG.normal(size=(count, 40)))
     assert frechet_distance(a, a) <= 1e-9 * np.trace(a.covariance)
 

@@ -1,10 +1,10 @@
-"""Figures by skin tone and hair length."""
+"""Metrics by skin tone and hair length."""
 
 import numpy as np
 import pytest
 
 from hsd_jax.evaluation.pairs import GROUPS, groups_of, hair_length, skin_tone
-from hsd_jax.evaluation.selfswap import FIGURES, METHODS, Figures, hue_between
+from hsd_jax.evaluation.selfswap import METHODS, METRICS, Measurements, hue_between
 from hsd_jax.labels import HALFBODY9 as L
 
 
@@ -49,13 +49,13 @@ def test_hue_between_regions_does_not_see_light():
     assert hue_between(image, neck, face) > 30
 
 
-def test_figures_of_a_group_are_those_of_its_pictures():
-    values = {method: {name: [1.0, 2.0, 4.0] for name in FIGURES} for method in METHODS}
+def test_metrics_of_a_group_are_those_of_its_images():
+    values = {method: {name: [1.0, 2.0, 4.0] for name in METRICS} for method in METHODS}
     groups = [("light skin", "long hair"), ("dark skin", "long hair"), ("light skin", "no hair")]
-    figures = Figures([5, 6, 7], [0.1, 0.2, 0.3], values, groups=groups)
-    light = figures.of("light skin")
+    measured = Measurements([5, 6, 7], [0.1, 0.2, 0.3], values, groups=groups)
+    light = measured.of("light skin")
     assert light.indices == [5, 7] and light.intervals(0)["hsd"]["psnr"].mean == 2.5
-    assert figures.of("long hair").shares == [0.1, 0.2]
-    assert not figures.of("medium skin").indices
+    assert measured.of("long hair").shares == [0.1, 0.2]
+    assert not measured.of("medium skin").indices
     image = np.full((64, 64, 3), 128, np.uint8)
     assert set(groups_of(image, person(40), L)) <= set(GROUPS)

@@ -1,4 +1,4 @@
-"""The layout generator's figures, and our own sampler, with stand-ins for the nets."""
+"""The layout generator's metrics, and our own sampler, with stand-ins for the networks."""
 
 import json
 from pathlib import Path
@@ -101,15 +101,15 @@ def test_ious_of_a_confusion():
     values = layouts.ious(counts)
     np.testing.assert_allclose(values[[0, 1, 3]], [1 / 2, 1 / 2, 1])
     assert np.isnan(values[2])
-    figures = layouts.generator_metrics(counts, LABELS)
-    assert figures["mIoU"] == pytest.approx(2 / 3) and figures["neck IoU"] == 1
-    assert figures["IoU hair"] == 0.5 and "IoU face" not in figures
+    found = layouts.generator_metrics(counts, LABELS)
+    assert found["mIoU"] == pytest.approx(2 / 3) and found["neck IoU"] == 1
+    assert found["IoU hair"] == 0.5 and "IoU face" not in found
 
 
 def test_a_class_that_is_only_found_counts_against_the_others():
     counts = layouts.confusion(np.zeros(4, int), np.array([0, 0, 3, 3]), 9)
-    figures = layouts.generator_metrics(counts, LABELS)
-    assert figures["mIoU"] == 0.5 and figures["neck IoU"] == 0
+    found = layouts.generator_metrics(counts, LABELS)
+    assert found["mIoU"] == 0.5 and found["neck IoU"] == 0
 
 
 def test_a_person_is_all_that_is_not_background():
@@ -179,8 +179,8 @@ def test_the_command(
     assert "0.9319 +- 0.0016" in capsys.readouterr().out
     content = json.loads((tmp_path / "x.json").read_text())
     assert content["seeds"] == [0, 1] and content["layouts"] == 4
-    assert set(content["figures"]) == set(layouts.VIEWS)
-    row = content["figures"]["swap"]["mIoU"]
+    assert set(content["metrics"]) == set(layouts.VIEWS)
+    row = content["metrics"]["swap"]["mIoU"]
     assert row["low"] <= row["mean"] <= row["high"] < 1
     assert cli.main([*command, str(tmp_path / "none" / "x.json")]) == 2
     assert cli.main([*command, str(tmp_path / "x.json"), "--sources", "c"]) == 2

@@ -182,7 +182,7 @@ def test_an_extractor_gives_the_same_in_any_batches_over_all_devices():
     def net(params, x):
         return params["w"][None] * x.astype(jnp.float32).mean((1, 2))
 
-    extractor = features.NetExtractor("x", "0", net, {"w": np.arange(3.0)}, batch=5)
+    extractor = features.NetworkExtractor("x", "0", net, {"w": np.arange(3.0)}, batch=5)
     pictures = noise(0, 11)
     found = extractor(pictures)
     assert found.shape == (11, 3)
@@ -289,7 +289,7 @@ def test_the_embedded_extractor(parser_folder: Path):
     pictures = noise(0, 3)
     found = extractor(pictures)
     assert found.shape == (3, 2 * (16 + 16)) and found.dtype == np.float32
-    cut = pictures[:, :60, :59]  # sides that the net does not take
+    cut = pictures[:, :60, :59]  # sides that the network does not take
     filled = np.pad(cut, ((0, 0), (0, 4), (0, 5), (0, 0)), mode="edge")
     np.testing.assert_allclose(extractor(cut), extractor(filled), rtol=1e-4, atol=1e-5)
 

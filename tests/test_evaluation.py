@@ -1,4 +1,4 @@
-"""The self-swap benchmark without weights: its figures, its holes, its baselines, its errors."""
+"""The self-swap benchmark without weights: its metrics, its holes, its baselines, its errors."""
 
 import sys
 from dataclasses import replace
@@ -38,7 +38,7 @@ def noisy(picture: np.ndarray, strength: float, seed: int = 9) -> np.ndarray:
 
 @pytest.fixture
 def smooth() -> np.ndarray:
-    """A picture with gentle gradients."""
+    """An image with gentle gradients."""
     rows, columns = np.indices((SIZE, SIZE))
     return np.stack([rows * 2 + 40, columns * 2 + 60, rows + columns + 20], -1).astype(np.uint8)
 
@@ -83,21 +83,21 @@ def test_psnr_and_ssim_are_those_of_scikit_image():
     assert metrics.ssim(result, truth, half) == pytest.approx(similarity[half].mean())
 
 
-def test_figures_of_the_truth_and_of_more_and_more_noise(smooth: np.ndarray, hole: np.ndarray):
+def test_metrics_of_the_truth_and_of_more_and_more_noise(smooth: np.ndarray, hole: np.ndarray):
     assert metrics.psnr(smooth, smooth, hole) == metrics.MAX_PSNR
     assert metrics.ssim(smooth, smooth, hole) == pytest.approx(1)
     assert metrics.seam(smooth, smooth, hole) == 0
     results = [metrics.fill_hole(noisy(smooth, s), smooth, hole) for s in (4, 16, 64)]
-    for figure, sign in ((metrics.psnr, -1), (metrics.ssim, -1), (metrics.seam, 1)):
-        values = [sign * figure(result, smooth, hole) for result in results]
+    for metric, sign in ((metrics.psnr, -1), (metrics.ssim, -1), (metrics.seam, 1)):
+        values = [sign * metric(result, smooth, hole) for result in results]
         assert values == sorted(set(values))
 
 
 def test_what_is_outside_the_hole_does_not_count(smooth: np.ndarray, hole: np.ndarray):
     result = noisy(smooth, 20)
     other = metrics.fill_hole(result, noise(2), hole)
-    for figure in (metrics.psnr, metrics.ssim):
-        assert figure(other, smooth, hole) == figure(result, smooth, hole)
+    for metric in (metrics.psnr, metrics.ssim):
+        assert metric(other, smooth, hole) == metric(result, smooth, hole)
     near = np.zeros_like(hole)
     near[20 - 6 : 44 + 6, 16 - 6 : 40 + 6] = True
     beyond = metrics.fill_hole(result, noise(2), near)
@@ -125,7 +125,7 @@ def test_bootstrap():
     assert mean - low == pytest.approx(expected, rel=0.15)
     assert high - mean == pytest.approx(expected, rel=0.15)
     assert metrics.bootstrap(np.full(7, 2.0)) == (2, 2, 2)
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         metrics.bootstrap(np.array([]))
 
 
@@ -181,7 +181,7 @@ def test_hole(case: holes.Case):
 
 
 class _Source:
-    """Six pictures; the third shows nobody."""
+    """Six images; the third shows nobody."""
 
     names = ["a", "a", "a", "b", "b", "a"]
 
@@ -207,7 +207,7 @@ def test_cases():
         for a, b in zip(every, other, strict=True)
     )
     assert [case.index for case in holes.cases(_Source(), LABELS, sources=["b"])] == [3, 4]
-    with pytest.raises(ValueError, match="no pictures from c: use a, b"):
+    with pytest.raises(ValueError, match="no images from c: use a, b"):
         holes.cases(_Source(), LABELS, sources=["c"])
 
 
@@ -225,8 +225,8 @@ def test_inpainting_goes_on_smoothly(smooth: np.ndarray, case: holes.Case, navie
     assert metrics.psnr(result, smooth, case.hole) > metrics.psnr(case.destroyed, smooth, case.hole)
 
 
-def test_cut_and_paste_shows_the_old_head_and_the_true_neck(case: holes.Case):
-    result = selfswap.cut_and_paste(case)
+def test_old_head_kept_shows_the_old_head_and_the_true_neck(case: holes.Case):
+    result = selfswap.old_head_kept(case)
     old = case.hole & case.old_head
     neck = np.isin(case.layout, LABELS.neck) & ~case.old_head
     np.testing.assert_array_equal(result[old], case.partner[old])
@@ -265,8 +265,8 @@ def test_table_marks_the_best():
         "first": {"psnr": good, "ssim": good, "pd_hsd": bad, "seam": good},
         "second": {"psnr": bad, "ssim": bad, "pd_hsd": good, "seam": bad},
     }
-    header, first, second = selfswap.table(rows).splitlines()
-    assert all(name in header for name in selfswap.FIGURES.values())
+    header, _, first, second = selfswap.table(rows).splitlines()
+    assert all(name in header for name in selfswap.METRICS.values())
     assert first.count("*") == 3 and second.count("*") == 1
     assert second.endswith("1.00* [0.50, 2.00]")
 

@@ -1,4 +1,4 @@
-"""InceptionV3 equals a torch reference of FID's net, its input and its import included."""
+"""InceptionV3 equals a torch reference of FID's network, its input and its import included."""
 
 import functools
 
@@ -13,7 +13,7 @@ from hsd_jax.models.inception import TAPS, InceptionV3, preprocess
 
 
 class Reference:
-    """FID's net as torch calls; `state` has random weights, made when a layer is first used."""
+    """FID's network as torch calls; `state` has random weights, made when a layer is first used."""
 
     def __init__(self):
         self.torch = pytest.importorskip("torch")
@@ -98,7 +98,7 @@ class Reference:
         ]
 
     def __call__(self, x):
-        """`[B, 3, H, W]` in the net's range -> taps by name."""
+        """`[B, 3, H, W]` in the network's range -> taps by name."""
         taps, max_pool = {}, self.functional.max_pool2d
         x = self.cell("Conv2d_1a_3x3", x, 32, (3, 3), 2)
         x = self.cell("Conv2d_2a_3x3", x, 32, (3, 3))
@@ -126,7 +126,7 @@ def net_input(side):
 
 @functools.cache
 def reference():
-    """(the torch net, its taps of `net_input(107)`, its state as numpy)."""
+    """(the torch network, its taps of `net_input(107)`, its state as numpy)."""
     net = Reference()
     taps = net(to_torch(net_input(107)))
     return net, taps, {name: value.numpy() for name, value in net.state.items()}

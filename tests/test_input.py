@@ -16,7 +16,7 @@ TEST = 5
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Picture i has layout i everywhere; sources "even" and "odd"; the test split is 0 to 4."""
+    """Image i has layout i everywhere; sources "even" and "odd"; the test split is 0 to 4."""
     root = tmp_path_factory.mktemp("halfbody")
     rows = ["source,name,split"]
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -39,7 +39,7 @@ def source(request: pytest.FixtureRequest, data_dir: str) -> input_lib.Source:
 
 
 def digest(example: input_lib.Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Which picture, which partner (-1: none) and one random number."""
+    """Which image, which partner (-1: none) and one random number."""
     partner = example["partner"][0, 0] if "partner" in example else -1
     values = {"id": example["layout"][0, 0], "partner": partner, "noise": rng.random()}
     return {key: np.asarray(value, np.float64) for key, value in values.items()}
@@ -109,7 +109,7 @@ def test_starting_at_k_is_skipping_k(source: input_lib.Source):
                 np.testing.assert_array_equal(batch[key], value)
 
 
-def test_partner_is_any_other_picture(source: input_lib.Source):
+def test_partner_is_any_other_image(source: input_lib.Source):
     pairs = set()
     for batch in take(150, source, partner=True):
         pairs |= set(zip(batch["id"].tolist(), batch["partner"].tolist(), strict=True))
@@ -165,5 +165,5 @@ def test_errors(source: input_lib.Source, data_dir: str):
         take(1, source, process_index=2, process_count=2)
     with pytest.raises(ValueError, match=r"no examples from \['neither'\]; use \['even', 'odd'\]"):
         take(1, source, sources=("even", "neither"))
-    with pytest.raises(ValueError, match="partner needs two pictures"):
+    with pytest.raises(ValueError, match="partner needs two images"):
         take(1, input_lib.load_source(data_dir, "train[:1]"), partner=True)

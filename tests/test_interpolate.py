@@ -1,4 +1,4 @@
-"""Weights between two: the ends are the two, the middle their mean, and unlike nets are refused."""
+"""Interpolated weights: the ends and the middle are right; unlike networks are refused."""
 
 import jax
 import numpy as np

@@ -73,7 +73,7 @@ def test_the_mirror_swaps_left_and_right():
         assert POINTS[MIRRORED[index]] == other
 
 
-def test_the_teachers_places_are_the_nets():
+def test_the_teachers_places_are_the_networks():
     assert tuple(label_landmarks.PLACES) == POINTS
 
 

@@ -34,7 +34,7 @@ LAYOUTS = {  # data, fsdp, mode
 
 @pytest.fixture(autouse=True)
 def quick_compiles(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parallel, "MIN_SHARD_SIZE", 64)  # so that tiny nets are sharded at all
+    monkeypatch.setattr(parallel, "MIN_SHARD_SIZE", 64)  # so that tiny networks are sharded at all
     # U^2-Net has a hundred convolutions, which compile for minutes; this has a tenth of them.
     rows = (lg.Stage("3", 2, 8), lg.Stage("4F", 2, 8)), (lg.Stage("2", 2, 8),)
     monkeypatch.setitem(lg.PRESETS, "tiny", lg.Stages(*rows))
@@ -165,7 +165,7 @@ def test_gradients_are_reduced_once_however_many_the_parts(accumulate: int):
     assert count_collectives(outside) == moved
 
 
-# Each of the real nets compiles for longer than everything else here together.
+# Each of the real networks compiles for longer than everything else here together.
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [*PARTS, "vqgan"])
 def test_five_steps_of_each_task_agree(part: str, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""How the full-size nets lie on eight devices: every array that is split, and along which axis.
+"""How the full-size networks lie on eight devices: every array that is split, and along which axis.
 
 `python tests/test_partitions.py` writes the golden file anew; look at its difference before you
 keep it, for runs that are going on will be laid out so.

@@ -132,7 +132,7 @@ def test_distance_and_gradient_equal_torch(backbone, side):
     assert_close(distances, want.detach())
     want = given.grad.numpy().transpose(0, 2, 3, 1)
     errors = sorted(np.abs(a - b).max() / b.std() for a, b in zip(gradient, want, strict=True))
-    # Now and then a ReLU's input is 0 but for rounding, and the slope of its picture another.
+    # Now and then a ReLU's input is 0 but for rounding, and the slope of its image another.
     assert errors[1] < 1e-4 and errors[2] < 0.1
 
 

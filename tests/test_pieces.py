@@ -56,7 +56,7 @@ def test_what_is_no_run_is_refused(run, tmp_path, capsys):
         pieces.cut(run, run)
 
 
-def test_packed_pictures_are_smaller_and_layouts_the_same(tmp_path):
+def test_packed_images_are_smaller_and_layouts_the_same(tmp_path):
     rng = np.random.default_rng(0)
     source = tmp_path / "source"
     source.mkdir()

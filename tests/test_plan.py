@@ -48,7 +48,7 @@ def test_state_is_counted_where_it_lies(monkeypatch: pytest.MonkeyPatch):
     assert whole.collectives == {} and "collectives: none" in dryrun.describe(whole, 0.4)
 
 
-def test_figures_of_known_hardware():
+def test_peaks_of_known_hardware():
     made = dryrun.DryRun(
         device_kind="TPU v5 lite", devices=16, mesh={"data": 16}, batch_size=160, state_bytes=2**30,
         batch_bytes=0, temporary_bytes=2**30, flops=16 * 197e12 * 0.1, collectives={},

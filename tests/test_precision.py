@@ -1,4 +1,4 @@
-"""bfloat16 compute learns as float32 does: the embedded diffusion net, 200 steps on small windows.
+"""bfloat16 compute learns as float32 does: 200 steps of the embedded diffusion network.
 
 `python tests/test_precision.py [STEPS]` prints the two curves.
 """

@@ -121,8 +121,8 @@ def test_lpips_from_a_file_takes_the_stand_ins_place(weights_file: Path):
     assert set(parts) == {"loss", "l1", "perceptual", "regulariser"} and parts["perceptual"] > 0
     wanted = parts["l1"] + 2 * parts["perceptual"] + parts["regulariser"]
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
-    figures = jax.eval_shape(task.evaluate, params, BATCH | {"mask": np.float32([1, 0])}, KEY)
-    assert set(figures) == {"psnr", "lpips", "sharpness"}
+    found = jax.eval_shape(task.evaluate, params, BATCH | {"mask": np.float32([1, 0])}, KEY)
+    assert set(found) == {"psnr", "lpips", "sharpness"}
 
 
 def test_a_program_holds_lpips_once(weights_file: Path):

@@ -54,7 +54,7 @@ def test_what_is_seen_stays_and_what_is_neither_is_not_copied():
     assert result[missing].max() < 150
 
 
-def test_the_same_input_gives_the_same_picture():
+def test_the_same_input_gives_the_same_image():
     np.testing.assert_array_equal(completed(stripes(), hole())[1], completed(stripes(), hole())[1])
 
 

@@ -140,10 +140,10 @@ def test_parser_learns_drawn_people(data_dir: Path, tmp_path: Path):
     config |= dict(log_every=120, save_every=120, batch_size=8)
     config["optimizer"] |= dict(learning_rate=3e-3, warmup=10)
     loop.train(config, tmp_path)
-    first_guess = 1 / 3  # all background, clothes or hair: no class is half of the picture
-    figures = metrics_of(tmp_path)[-1]
-    assert figures["validation/iou/person"] > first_guess + 0.2
-    assert figures["validation/iou/clothes"] > first_guess
+    first_guess = 1 / 3  # all background, clothes or hair: no class is half of the image
+    found = metrics_of(tmp_path)[-1]
+    assert found["validation/iou/person"] > first_guess + 0.2
+    assert found["validation/iou/clothes"] > first_guess
 
 
 def test_a_run_starts_from_released_weights(data_dir: Path, tmp_path: Path):
@@ -213,7 +213,7 @@ def test_nan_stops_the_run_and_leaves_the_checkpoint(data_dir: Path, tmp_path: P
     weights.load_part(tmp_path / "weights", "parser")
 
 
-def test_window_keeps_picture_and_layout_together():
+def test_window_keeps_image_and_layout_together():
     layout = np.zeros((64, 64), np.uint8)
     layout[20:40, 10:30] = 4
     image = np.repeat(layout[..., None] * 40, 3, axis=-1)

@@ -1,4 +1,4 @@
-"""The window that large nets paint: it holds what is generated, and changes little there."""
+"""The window that large networks paint: it holds what is generated, and changes little there."""
 
 import jax
 import numpy as np

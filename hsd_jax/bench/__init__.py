@@ -1,1 +1,1 @@
-"""`hsd bench`: how fast the nets, a swap, a training step and a batch are on this machine."""
+"""`hsd bench`: times the networks, a swap, a training step and a batch on this machine."""

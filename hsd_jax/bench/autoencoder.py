@@ -1,4 +1,4 @@
-"""`hsd bench autoencoder`: encoder and decoder of the paper's `vq-f4` on a 256 x 256 picture."""
+"""`hsd bench autoencoder`: times encoder and decoder of the paper's `vq-f4` at 256 x 256."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ _SIZE = 256
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """One picture on CPU, 1 and 16 on accelerators; float32 and bfloat16."""
+    """Times batch 1 on CPU, 1 and 16 on accelerators, in float32 and bfloat16."""
     batches = (1,) if jax.default_backend() == "cpu" else (1, 16)
     shape = jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), jnp.float32)
     params = random_params(Autoencoder(), shape)
@@ -41,7 +41,7 @@ def _rows(part: str, dtype: str, batch: int, params: Any, vs_torch: bool) -> lis
     x = normal(batch, side, side, 3)
 
     def call(net: Autoencoder) -> Callable[[Any, jax.Array], jax.Array]:
-        # The nearest entries of a random codebook could differ by rounding.
+        # Without quantisation: rounding could change the nearest entries of a random codebook.
         bound = Autoencoder.decode if decodes else Autoencoder.encode
         options = {"force_not_quantize": True} if decodes else {}
         return lambda p, x: apply(net, p, x, method=bound, **options)

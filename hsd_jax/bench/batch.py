@@ -1,4 +1,4 @@
-"""`hsd bench batch`: pairs a second over all devices, collectives, and memory against steps."""
+"""`hsd bench batch`: pairs per second over all devices, collectives, and memory by steps."""
 
 import re
 from collections.abc import Callable
@@ -22,12 +22,12 @@ _STEPS = (2, 8)
 
 
 def prepare() -> None:
-    """Eight virtual devices where there is only a CPU; before JAX has started."""
+    """Sets up eight virtual devices if there is only a CPU, before JAX starts."""
     jax.config.update("jax_num_cpu_devices", _DEVICES)
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """One pair a device: both crops encoded, fused, decoded, with the embedded weights."""
+    """Times one pair per device: both crops encoded, fused and decoded, embedded weights."""
     del vs_torch
     networks, devices = SwapNetworks.load(weights.find()), jax.devices()
     runner = Runner(networks, len(devices), devices)
@@ -51,7 +51,7 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
 
 
 def _pairs(count: int, size: int) -> dict[str, Any]:
-    """Images of noise; the upper half is the head's, a band below it is painted."""
+    """Pairs of noise; the upper half is the head's, and a band below it is generated."""
     heads, bodies = np.random.default_rng(0).integers(0, 256, (2, count, size, size, 3), np.uint8)
     rows = np.broadcast_to(np.arange(size)[None, :, None], (count, size, size))
     layout, band = (rows >= size // 2).astype(np.int32), size // 16
@@ -65,7 +65,7 @@ def _total(text: str) -> int:
 
 
 def _loops(text: str) -> str:
-    """The bodies of a compiled program's loops, and all that they call."""
+    """The bodies of a compiled program's loops, with everything that they call."""
     computations = {}
     for block in re.split(r"\n(?=\S)", text):
         found = re.match(r"(?:ENTRY )?%?([\w.\-]+)", block)

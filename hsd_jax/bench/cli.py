@@ -12,19 +12,19 @@ _WITH_PEERS = ("unet", "autoencoder", "swap", "train")
 
 
 def add_bench(subparsers: Any) -> None:
-    """Adds `bench`."""
+    """Adds `bench` to `hsd`."""
     bench = subparsers.add_parser(
         "bench",
         help="measure speed on this machine",
-        description="Time the nets, a swap, a training step or a batch: medians of rounds in which "
-        "every contender runs once. Needs hsd-jax[train]; swap needs hsd-jax[demo].",
+        description="Time the networks, a swap, a training step or a batch: medians of rounds in "
+        "which every contender runs once. Needs hsd-jax[train]; swap needs hsd-jax[demo].",
         allow_abbrev=False,
     )
     bench.add_argument("subject", choices=SUBJECTS)
     bench.add_argument(
         "--vs",
         choices=("torch",),
-        help=f"also PyTorch, same net and weights ({', '.join(_WITH_PEERS)})",
+        help=f"also PyTorch, same network and weights ({', '.join(_WITH_PEERS)})",
     )
     bench.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     bench.add_argument(
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     """`hsd bench`.
 
     Raises:
-      ValueError: what is asked for is not installed, or has no peer.
+      ValueError: if a package is missing, or the subject has no PyTorch counterpart.
     """
     if args.vs and args.subject not in _WITH_PEERS:
         raise ValueError(f"{args.subject} has no peer in PyTorch: leave out --vs torch")
@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _tell(line: str) -> None:
-    """Progress, on a terminal."""
+    """Shows progress on a terminal."""
     if sys.stderr.isatty():
         print(line, file=sys.stderr, flush=True)

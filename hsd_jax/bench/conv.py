@@ -1,4 +1,4 @@
-"""`hsd bench conv`: every form of a convolution at the shapes that nets have."""
+"""`hsd bench conv`: times every form of a convolution at the shapes of our networks."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ from hsd_jax.bench.timing import interleaved, medians
 from hsd_jax.bench.weights import normal, relative_error
 from hsd_jax.models import conv, forms
 
-# (side, cin, cout): levels of UNets and autoencoders, then stems and last layers. Odd sides are for
-# two pictures.
+# (side, cin, cout): levels of UNets and autoencoders, then stems and last layers. Odd sides stand
+# for two images.
 _WIDE = tuple(
     (side, channels, channels)
     for side, several in {
@@ -28,7 +28,7 @@ _WIDE = tuple(
 _THIN = ((64, 4, 128), (64, 128, 4), (256, 4, 128), (256, 128, 4), (64, 16, 64), (64, 64, 16))
 _DOWN = ((32, 128, 128), (64, 128, 128), (32, 512, 512), (128, 256, 256))
 _UP = ((16, 64, 64), (16, 256, 256), (32, 512, 512), (16, 1024, 1024), (64, 512, 512))
-# A form must win by so much: the native convolution compiles fastest.
+# The advantage that a form must have over the native convolution, which compiles fastest.
 _MARGIN = 1.1
 
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """Everything that is measured."""
+    """All cases to measure."""
     shapes = {"conv": _WIDE + _THIN, "down": _DOWN, "up": _UP}
     for dtype, (op, sizes) in itertools.product(("float32", "bfloat16"), shapes.items()):
         for size in sizes:
@@ -60,7 +60,7 @@ def cases() -> Iterator[Case]:
 
 
 def candidates(case: Case) -> list[str]:
-    """The forms that a case has."""
+    """The possible forms of a case."""
     names = list(forms.FORMS[case.op])
     if case.dtype == "float32":
         names = [name for name in names if not name.endswith("bf16")]
@@ -72,7 +72,7 @@ def candidates(case: Case) -> list[str]:
 
 
 def runs(case: Case) -> dict[str, Callable[[], Any]]:
-    """Form -> a compiled call of it."""
+    """A compiled call of each form."""
     dtype = jnp.dtype(case.dtype)
     batch, side = (2, round(case.side / 2**0.5)) if case.side % 2 else (1, case.side)
     x = jnp.asarray(normal(batch, side, side, case.cin), dtype)
@@ -83,7 +83,7 @@ def runs(case: Case) -> dict[str, Callable[[], Any]]:
     params = {"kernel": kernel, "bias": jnp.zeros(case.cout)}
 
     def one(form: str) -> Callable[[], Any]:
-        def apply(params: Any, x: jax.Array) -> jax.Array:  # anew: JAX keeps traces by function
+        def apply(params: Any, x: jax.Array) -> jax.Array:  # new: JAX caches traces
             return layer.apply({"params": params}, x)
 
         with forms.always(form):
@@ -104,7 +104,7 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> tuple[Report, dict[s
     Returns:
       The report, and this device's entry of `conv_table.json`.
     """
-    del vs_torch  # whole nets are compared, not convolutions
+    del vs_torch  # whole networks are compared, not convolutions
     rows, chosen = [], []
     everything = list(cases())
     for index, case in enumerate(everything, 1):
@@ -126,7 +126,7 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> tuple[Report, dict[s
 
 
 def update_table(path: Path, entry: dict[str, Any]) -> None:
-    """Puts this device's entry into a table file, keeping those of others."""
+    """Writes this device's entry to a table file and keeps those of other devices."""
     table = json.loads(path.read_text("utf-8")) if path.exists() else {}
     table[forms.device_name()] = entry
     parts = []

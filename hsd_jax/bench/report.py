@@ -1,4 +1,4 @@
-"""What `hsd bench` says: tables, and the machine and versions that they hold for."""
+"""Reports of `hsd bench`: tables, with the machine and versions."""
 
 import importlib.metadata
 import json
@@ -19,7 +19,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
     def text(self) -> str:
-        """As Markdown."""
+        """Formats the table as Markdown."""
         cells = [list(self.columns), *([_cell(value) for value in row] for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
 
@@ -41,7 +41,7 @@ class Report:
     machine: dict[str, Any] = field(default_factory=lambda: machine())
 
     def text(self) -> str:
-        """For a person."""
+        """Formats the report as text."""
         about = ", ".join(f"{name} {value}" for name, value in self.machine.items())
         parts = [f"hsd bench {self.subject}: {about}"]
         parts += [table.text() for table in self.tables]
@@ -49,7 +49,7 @@ class Report:
         return "\n\n".join(parts)
 
     def json(self) -> str:
-        """One object: subject, machine, notes, and tables as lists of objects."""
+        """Formats the report as JSON: subject, machine, notes, and tables as lists of objects."""
         tables = [
             {"title": t.title, "rows": [dict(zip(t.columns, row, strict=True)) for row in t.rows]}
             for t in self.tables
@@ -68,7 +68,7 @@ def _cell(value: Any) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The device, the processor, and the versions that matter."""
+    """The device, the processor and the versions of relevant packages."""
     import jax
 
     device = jax.devices()[0]

@@ -1,9 +1,10 @@
-"""The painting of a swap, ours beside PyTorch's: encode both crops, fuse, decode.
+"""Times the networks of a swap, ours and PyTorch's: encode both crops, fuse, decode.
 
-Twice: the embedded nets, whose quality by sampler `hsd eval selfswap --solver --steps` tells, and
-the paper's with random weights. Ours is the code of `hsd swap`, or of batches where there are more
-pairs than one. PyTorch's are what the CompVis scripts do (eager modules, DDIM of 50 steps, known
-latents noised and mixed in before every step) and, compiled, our solver with our number of calls.
+Two sets are timed: the embedded networks, whose quality per sampler `hsd eval selfswap --solver
+--steps` measures, and the paper's with random weights. Ours is the code of `hsd swap` or, for
+several pairs, of batches. PyTorch's are what the CompVis scripts do (eager modules, 50 steps of
+DDIM, known latents noised and mixed in before every step) and, compiled, our solver with our number
+of calls.
 """
 
 from collections.abc import Callable
@@ -30,12 +31,12 @@ from hsd_jax.swapping.runner import Runner
 from hsd_jax.swapping.spec import PARTS, Sampling
 from hsd_jax.weights import Loaded
 
-COLUMNS = ("nets", "type", "batch", "sampler", "UNet calls", "s", "this / hsd")
+COLUMNS = ("networks", "type", "batch", "sampler", "UNet calls", "s", "this / hsd")
 OURS, EAGER, COMPILED = "hsd", "PyTorch, eager, DDIM", "PyTorch, compiled, DPM-Solver++(2M)"
 DDIM_STEPS = 50
 _ROUNDS = 2  # a round of PyTorch's takes a minute on two cores
 
-Nets = dict[str, Loaded]
+Networks = dict[str, Loaded]
 """The parts that `SwapNetworks` takes."""
 
 
@@ -47,19 +48,19 @@ class Pair(NamedTuple):
     plan: Plan
 
 
-def embedded_nets() -> Nets:
-    """What `hsd swap` paints with."""
+def embedded_networks() -> Networks:
+    """The networks of `hsd swap`."""
     folder = weights.find()
     return {name: weights.load_part(folder, name) for name in PARTS}
 
 
-def paper_nets(others: Nets) -> Nets:
+def paper_networks(others: Networks) -> Networks:
     """UNet, autoencoder and condition of the paper's sizes, with random weights."""
     facts = others["unet"].extra
     size, labels = facts["size"], facts["labels"]
     small, channels = size // 4, 3
     z = jax.ShapeDtypeStruct((1, small, small, channels), jnp.float32)
-    picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     layout = jax.ShapeDtypeStruct((1, size, size, get_label_set(labels).num_classes), jnp.float32)
     facts = dict(
         size=size, labels=labels, latent_mean=[0.0] * channels, latent_std=[1.0] * channels,
@@ -69,30 +70,30 @@ def paper_nets(others: Nets) -> Nets:
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     return others | {
         "unet": Loaded(UNet(), random_params(UNet(), z, t, z), facts),
-        "autoencoder": Loaded(Autoencoder(), random_params(Autoencoder(), picture), {}),
+        "autoencoder": Loaded(Autoencoder(), random_params(Autoencoder(), image), {}),
         "condition": Loaded(SpatialRescaler(), random_params(SpatialRescaler(), layout), {}),
     }
 
 
-def rows(pair: Pair, embedded: Nets, tell: Callable[[str], None]) -> list[list[Any]]:
-    """One row a sampler, see `COLUMNS`."""
+def rows(pair: Pair, embedded: Networks, tell: Callable[[str], None]) -> list[list[Any]]:
+    """One row per sampler; see `COLUMNS`."""
     on_cpu = jax.default_backend() == "cpu"
     found = []
-    for name, nets in {"embedded": embedded, "the paper's": paper_nets(embedded)}.items():
+    for name, networks in {"embedded": embedded, "the paper's": paper_networks(embedded)}.items():
         for batch in (1,) if on_cpu else (1, 32):
-            tell(f"{name} nets, batch {batch}")
-            found += _rows(name, nets, "float32" if on_cpu else "bfloat16", batch, pair)
+            tell(f"{name} networks, batch {batch}")
+            found += _rows(name, networks, "float32" if on_cpu else "bfloat16", batch, pair)
     return found
 
 
-def _rows(name: str, nets: Nets, dtype: str, batch: int, pair: Pair) -> list[list[Any]]:
-    calls = ours(nets, pair, dtype, batch)
-    spec = SwapNetworks(nets).spec
+def _rows(name: str, networks: Networks, dtype: str, batch: int, pair: Pair) -> list[list[Any]]:
+    calls = ours(networks, pair, dtype, batch)
+    spec = SwapNetworks(networks).spec
     our_calls = len(spec.times(Sampling()))
     counts = dict.fromkeys((*calls, COMPILED), our_calls) | {EAGER: DDIM_STEPS}
     for peer, solver in {EAGER: "ddim", COMPILED: "dpmpp"}.items():
         compiled = peer == COMPILED
-        run = theirs(nets, pair, dtype, batch, solver, counts[peer], compiled=compiled)
+        run = theirs(networks, pair, dtype, batch, solver, counts[peer], compiled=compiled)
         if run is not None:
             calls[peer] = run
     times = interleaved(calls, rounds=_ROUNDS, seconds=0)
@@ -102,16 +103,18 @@ def _rows(name: str, nets: Nets, dtype: str, batch: int, pair: Pair) -> list[lis
     ]
 
 
-def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> dict[str, Callable[[], Any]]:
-    """Pictures to pictures, by name: as `hsd swap` does it for one pair, and with the window or
-    the whole crop that it does not take; as `hsd eval swap` does it for many.
+def ours(networks: Networks, pair: Pair, dtype: str, batch: int) -> dict[str, Callable[[], Any]]:
+    """Our samplers, by name.
+
+    For one pair these are `hsd swap`'s and the alternative that it does not choose (the window or
+    the whole crop); for several, `hsd eval swap`'s.
     """
     kind = jnp.dtype(dtype)
-    nets = nets | {
-        name: replace(nets[name], module=nets[name].module.clone(dtype=kind))
+    networks = networks | {
+        name: replace(networks[name], module=networks[name].module.clone(dtype=kind))
         for name in ("unet", "autoencoder")
     }
-    runner = Runner(SwapNetworks(nets), batch)
+    runner = Runner(SwapNetworks(networks), batch)
     heads, bodies, plan = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair)
     seeds = np.arange(batch, dtype=np.uint32)
     options: Any = dict(seeds=seeds, numbers=0 * seeds[:, None], sampling=Sampling())
@@ -123,24 +126,24 @@ def ours(nets: Nets, pair: Pair, dtype: str, batch: int) -> dict[str, Callable[[
 
 
 def theirs(
-    nets: Nets, pair: Pair, dtype: str, batch: int, solver: str, steps: int, compiled: bool
+    networks: Networks, pair: Pair, dtype: str, batch: int, solver: str, steps: int, compiled: bool
 ) -> Callable[[], Any] | None:
-    """PyTorch's, with the condition made beforehand; None where it cannot compile."""
+    """PyTorch's sampler, its condition computed beforehand; None if it cannot be compiled."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from hsd_jax.bench import torch_peer as peer
 
     half = getattr(torch, dtype)
-    net, net_params = nets["unet"].module, nets["unet"].params
+    net, net_params = networks["unet"].module, networks["unet"].params
     channels = net_params["input_blocks_0_0"]["kernel"].shape[2]
     modules = [
         peer.unet_peer(net, net_params, channels),
-        *peer.autoencoder_peers(nets["autoencoder"].module, nets["autoencoder"].params),
+        *peer.autoencoder_peers(networks["autoencoder"].module, networks["autoencoder"].params),
     ]
     modules = [module.eval().to(half) for module in modules]
-    pictures = np.repeat(np.stack([pair.head, pair.body]), batch, 0)  # all heads first
-    x = peer.tensor((pictures / 127.5 - 1).astype(np.float32), half)
-    spec = SwapNetworks(nets).spec
+    images = np.repeat(np.stack([pair.head, pair.body]), batch, 0)  # all heads first
+    x = peer.tensor((images / 127.5 - 1).astype(np.float32), half)
+    spec = SwapNetworks(networks).spec
     plan = jax.tree.map(lambda x: np.repeat(x[None], batch, 0), pair.plan)
     regions = latent_regions(plan, spec.factor)
     head, body, rest = (peer.tensor(np.asarray(mask)) for mask in regions)
@@ -166,9 +169,9 @@ def theirs(
             parts = {"z": z, "x0": x0, "eps": eps, "x0_before": before}
             z = sum(float(weight[i]) * parts[name] for name, weight in tables.weights.items())
             before = x0
-        picture = decode(((1 - rest) * known + rest * z).to(half))
+        image = decode(((1 - rest) * known + rest * z).to(half))
         peer.wait()
-        return picture
+        return image
 
     try:
         run()

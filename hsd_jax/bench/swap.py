@@ -1,4 +1,4 @@
-"""`hsd bench swap`: a whole swap with released weights, stage by stage, everything compiled."""
+"""`hsd bench swap`: times a compiled swap with released weights, stage by stage."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
 
-# What `hsd_jax.swapping.runner` and `hsd_jax.parsing.photo_parser` call their programs.
+# The names of the programs of `hsd_jax.swapping.runner` and `hsd_jax.parsing.photo_parser`.
 _STAGES = {
     "parser": "parser", "parser-enlarged": "parser, enlarged", "refined": "edges of layouts",
     "align": "neck alignment", "plan": "layout generator", "encode": "encoder", "sample": "UNet",
@@ -28,7 +28,7 @@ _STAGES = {
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """The demo's photos, the first swap not counting; with PyTorch, painting alone too."""
+    """Times swaps of the demo's photos after the first; with PyTorch, also the networks alone."""
     head, body = find_photos()
     swapper = HeadSwapper.from_pretrained()
     tell("compiling")
@@ -52,10 +52,10 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     tables = [Table("A swap of the demo's photos", ("stage", "ms"), rows)]
     notes = []
     if vs_torch:
-        nets = sampler.embedded_nets()
-        rows = sampler.rows(_pair(last, nets), nets, tell)
+        networks = sampler.embedded_networks()
+        rows = sampler.rows(_pair(last, networks), networks, tell)
         tables.append(Table("Both crops encoded, fused, decoded", sampler.COLUMNS, rows))
-        took = {row[3]: row[5] for row in rows[::-1]}  # the embedded nets' come first
+        took = {row[3]: row[5] for row in rows[::-1]}  # the embedded networks' come first
         whole = total / 1e3 - took[sampler.OURS] + took[sampler.EAGER]
         notes.append(
             f"The whole swap above takes {total / 1e3:.1f} s; with {sampler.EAGER}, of "
@@ -65,16 +65,16 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     return Report("swap", tables, notes)
 
 
-def _pair(swapped: SwapResult, nets: sampler.Nets) -> sampler.Pair:
+def _pair(swapped: SwapResult, networks: sampler.Networks) -> sampler.Pair:
     seen = swapped.stages
     layouts = (seen[name][None] for name in ("head_layout", "body_layout"))
-    plan = Runner(SwapNetworks(nets)).plan(*layouts)
+    plan = Runner(SwapNetworks(networks)).plan(*layouts)
     return sampler.Pair(seen["head"], seen["body"], Plan(*(x[0] for x in plan)))
 
 
 @contextmanager
 def _watched() -> Iterator[list[tuple[str, float]]]:
-    """Collects (name, seconds) of every call of a program inside."""
+    """Records (name, seconds) of every call of a program inside the context."""
     seen: list[tuple[str, float]] = []
     call = Program.__call__
 

@@ -1,4 +1,4 @@
-"""Side by side timings: every contender once a round, so that a busy moment strikes all alike."""
+"""Interleaved timings: every contender once per round, so that a busy moment affects all."""
 
 import statistics
 import time
@@ -15,16 +15,16 @@ def interleaved(
     seconds: float = _SECONDS,
     warm: int = 2,
 ) -> dict[str, list[float]]:
-    """Seconds that each of `runs` took, round by round.
+    """Times each of `runs`, round by round.
 
     Args:
-      runs: by name; each must wait for its own result.
-      rounds: at least so many.
-      seconds: and more of them until so much time is spent, up to four times as many.
-      warm: rounds before, which do not count: the first takes its memory, the next may take more.
+      runs: functions by name; each must wait for its result.
+      rounds: the minimum number of rounds.
+      seconds: rounds continue until this time is spent, up to four times `rounds`.
+      warm: warm-up rounds, which are not counted: the first ones allocate memory.
 
     Returns:
-      Name -> one number a round.
+      The seconds of each round, by name.
     """
     for run in [*runs.values()] * warm:
         run()
@@ -46,6 +46,6 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def ratio(times: Mapping[str, list[float]], slow: str, fast: str) -> float:
-    """How many times faster `fast` is: the median over rounds of the ratio within a round."""
+    """How many times faster `fast` is: the median of the ratios within rounds."""
     pairs = zip(times[slow], times[fast], strict=True)
     return statistics.median(a / b for a, b in pairs)

@@ -1,7 +1,7 @@
-"""The same nets in PyTorch, after CompVis latent-diffusion, to be timed beside ours.
+"""The same networks in PyTorch, after CompVis latent-diffusion, for comparison.
 
-Only what the paper's nets and the embedded ones need. Modules have CompVis' names, so that
-`convert.to_torch` gives their `state_dict`. Imported only by `hsd bench ... --vs torch`.
+They support what the paper's networks and the embedded ones need. Modules have CompVis' names, so
+that `convert.to_torch` gives their `state_dict`. Only `hsd bench ... --vs torch` imports this file.
 """
 
 # PyTorch types every part of a module as "a tensor or a module".
@@ -234,7 +234,7 @@ class _Coder(nn.Module):
 
 
 class _Encode(nn.Module):
-    """Pictures to latents, a posterior's mean where there is one."""
+    """Encodes images to latents (for kl the posterior's mean)."""
 
     def __init__(self, net: Autoencoder):
         super().__init__()
@@ -252,7 +252,7 @@ class _Encode(nn.Module):
 
 
 class _Decode(nn.Module):
-    """Latents to pictures, without the look-up of a codebook."""
+    """Decodes latents, without quantisation."""
 
     def __init__(self, net: Autoencoder):
         super().__init__()
@@ -273,8 +273,8 @@ def unet_peer(unet: UNet, params: Any, in_channels: int) -> TorchUNet:
 
 
 def autoencoder_peers(net: Autoencoder, params: Any) -> tuple[nn.Module, nn.Module]:
-    """PyTorch's encoder and decoder with our parameters: pictures to latents, and back."""
-    # CompVis knows no patches: theirs would be the trunk between them.
+    """PyTorch's encoder and decoder with our parameters."""
+    # CompVis has no patches; its networks are the part between them.
     trunk = net.clone(patch=1, out_ch=net.out_ch * net.patch**2)
     state = to_torch(trunk, params, "autoencoder", "compvis")
 
@@ -290,23 +290,23 @@ def _with_state(module: Any, state: dict[str, np.ndarray]) -> Any:
 
 
 def device() -> str:
-    """Where PyTorch runs: its accelerator if it has one."""
+    """PyTorch's device: its accelerator if it has one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def tensor(x: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """NHWC to torch's NCHW."""
+    """Converts NHWC to torch's NCHW."""
     x = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
     return torch.tensor(np.ascontiguousarray(x)).to(device(), dtype)
 
 
 def array(x: torch.Tensor) -> np.ndarray:
-    """And back, float32."""
+    """Converts NCHW back to NHWC, float32."""
     return np.moveaxis(x.detach().float().cpu().numpy(), 1, -1)
 
 
 def wait() -> None:
-    """For everything that was started."""
+    """Waits for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -314,9 +314,9 @@ def wait() -> None:
 def forms(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], dtype: torch.dtype
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """The forms of a forward pass that users of PyTorch know; `compiled` where it can be had.
+    """Forward passes as users of PyTorch run them: eager, channels last and, if possible, compiled.
 
-    Compiled is channels last, with Inductor's freezing on CPU and CUDA graphs on an accelerator.
+    `compiled` is channels last, with Inductor's freezing on CPU and CUDA graphs on an accelerator.
     """
     module = module.eval().to(dtype)
     inputs = tuple(x.to(dtype) if x.ndim == 4 else x for x in inputs)
@@ -343,7 +343,7 @@ def forms(
 
 
 def compiled(modules: list[nn.Module]) -> list[Any]:
-    """Channels last, by Inductor: with freezing on CPU and CUDA graphs on an accelerator."""
+    """Compiles modules, channels last, with freezing on CPU or CUDA graphs on an accelerator."""
     import torch._inductor.config as inductor
 
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""`hsd bench train`: one step of training the UNet on latents: loss, gradients, AdamW."""
+"""`hsd bench train`: times a training step of the UNet: loss, gradients, AdamW."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +17,11 @@ from hsd_jax.models.unet import UNet
 from hsd_jax.training.observe import model_flops
 
 _SIDE, _CHANNELS, _RATE = 64, 3, 1e-4
-_WARM = 4  # rounds in which the process still takes memory, and the kernel clears it
+_WARM = 4  # rounds in which the process still allocates memory
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """The paper's size; batch 2 on CPU (with PyTorch it takes 14 GB), 64 on accelerators."""
+    """Times the paper's size: batch 2 on CPU (14 GB with PyTorch), 64 on accelerators."""
     batch = 2 if jax.default_backend() == "cpu" else 64
     rows = []
     for dtype in ("float32", "bfloat16"):
@@ -80,7 +80,7 @@ def _first_loss(unet: UNet, params: Any, x: Any, t: Any, eps: Any) -> Any:
 def _peers(
     unet: UNet, params: Any, x: Any, t: Any, eps: Any, dtype: str
 ) -> dict[str, Callable[[], None]]:
-    """PyTorch's step: eager, and channels last with the fused AdamW."""
+    """PyTorch's steps: eager, and channels last with fused AdamW."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from hsd_jax.bench import torch_peer as peer

@@ -1,4 +1,4 @@
-"""`hsd bench unet`: a forward pass of the paper-sized UNet at 64 x 64 latents."""
+"""`hsd bench unet`: times a forward pass of the paper's UNet at 64 x 64 latents."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ _SIDE, _CHANNELS = 64, 3
 
 
 def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
-    """Batches 1 and 4 on CPU, to 256 on accelerators; float32 and bfloat16."""
+    """Times batches 1 and 4 on CPU, up to 256 on accelerators, in float32 and bfloat16."""
     on_cpu = jax.default_backend() == "cpu"
     batches = (1, 4) if on_cpu else (1, 4, 16, 64, 256)
     z = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, _CHANNELS), jnp.float32)
@@ -65,7 +65,7 @@ def _rows(dtype: str, batch: int, params: Any, vs_torch: bool) -> list[list[Any]
 def table_rows(
     times: Mapping[str, list[float]], flops: float | None, error: Mapping[str, float]
 ) -> list[list[Any]]:
-    """[form, ms, GFLOP/s, MFU, time over hsd's, error] for every contender."""
+    """Rows [form, ms, GFLOP/s, MFU, time relative to hsd, error] of all contenders."""
     hardware = hardware_of(jax.devices()[0].device_kind)
     rows = []
     for form, seconds in medians(times).items():

@@ -1,4 +1,4 @@
-"""Random parameters at their usual size: what is timed and compared must not be zeros."""
+"""Random parameters of the usual size, for timing and comparison."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from flax import linen as nn
 
 
 def random_params(module: nn.Module, *args: Any) -> Any:
-    """Parameters of a net for inputs like `args`, with activations of about unit size.
+    """Random parameters for inputs like `args`, with activations of about unit size.
 
-    Initial values would do for time, not for comparing results: some layers begin at zero.
+    Initial values would not do for comparing results, since some layers start at zero.
     """
     shapes = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
     rng = np.random.default_rng(0)
@@ -25,11 +25,11 @@ def random_params(module: nn.Module, *args: Any) -> Any:
 
 
 def normal(*shape: int) -> np.ndarray:
-    """float32 N(0, 1), the same in every process."""
+    """float32 samples of N(0, 1), the same in every process."""
     return np.random.default_rng(1).standard_normal(shape, np.float32)
 
 
 def relative_error(ours: Any, theirs: Any) -> float:
-    """L2 norm of the difference over that of `theirs`."""
+    """The L2 norm of the difference, divided by that of `theirs`."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -43,7 +43,7 @@ _SECTIONS = {
     "autoencoder": "first_stage_config",
     "condition": "cond_stage_config",
 }
-# The losses (with their discriminator and perceptual net) and averages beside a first stage: a
+# The losses (with their discriminator and perceptual network) and averages beside a first stage: a
 # latent diffusion model is trained on the first stage's own weights, not on their averages.
 _IGNORE = {"autoencoder": (r"loss\..*", r"model_ema\..*", r"colorize")}
 

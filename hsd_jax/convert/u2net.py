@@ -29,7 +29,7 @@ def load(
     Args:
       state: torch names to tensors.
       config: None for a `U2Net` of the checkpoint's own channels (the official ones have 3 in, 1
-        out). `{"num_classes": K}` for a `LayoutGenerator`, whose net has K in and K + 1 out;
+        out). `{"num_classes": K}` for a `LayoutGenerator`, whose network has K in and K + 1 out;
         `focus_sharpness` may be given with it.
 
     Raises:

@@ -1,11 +1,11 @@
-"""What the UNet sees beside z_t: the layout's stem and, in our nets, what is known of the result.
+"""The UNet's condition: the layout and, for our embedded networks, what is known of the result.
 
 The paper's condition is s = tau_theta(l) alone (section 3.1); what is known of the result reaches
-the UNet only through the mixing, as noisy as z_t. Our embedded nets are small and trained on few
-pictures: they are also given the clean known latents, continued into the hole class by class
-(`hsd_jax.diffusion.fill`), and where they are known (as inpainting latent diffusion models are).
-That ties the colours of neck, cloth and background to the photo from the first step on. It is a
-field of the released net, `known`; without it this file is the paper.
+the UNet only through the mixing, as noisy as z_t. Our embedded networks are small and trained on
+few images. Like inpainting latent diffusion models, they also see the clean known latents,
+continued into the hole class by class (`hsd_jax.diffusion.fill`), and their mask. That ties the
+colours of neck, clothes and background to the photo from the first step on. The metadata field
+`known` turns it on; without it, the condition is the paper's.
 """
 
 from typing import Any
@@ -30,14 +30,14 @@ def condition_of(
     latents: Float[Array, "b h w c"] | None = None,
     known: Float[Array, "b h w 1"] | None = None,
 ) -> Float[Array, "b h w s"]:
-    """The condition s.
+    """Computes the condition s.
 
     Args:
-      stem: tau_theta (`SpatialRescaler`), with its parameters.
-      params: of the stem.
-      layout: one-hot or class indices, at the picture's size.
-      labels: what its classes mean.
-      latents: what is known, normalised; read only where `known` is 1. None: the paper's condition.
+      stem: tau_theta (`SpatialRescaler`).
+      params: the stem's parameters.
+      layout: one-hot or class indices, at the image's size.
+      labels: the label set of the layout.
+      latents: normalised latents, read only where `known` is 1; None for the paper's condition.
       known: 0/1 mask at the latents' size.
 
     Returns:
@@ -59,10 +59,10 @@ def predictor(
 ) -> Predict:
     """`predict(z, t) -> output` with the condition bound in.
 
-    With `times`, every t that it will be called at, what does not depend on z is computed here,
-    once for all steps, instead of in `predict`: the condition's part of the first convolution, the
-    projections of the steps' embeddings, and parameters in the type that the UNet computes in.
-    Results are the same up to float32 rounding. A t that `times` lacks gives NaN.
+    If `times`, all values of t to come, is given, everything that does not depend on z is computed
+    once, ahead of the steps: the condition's part of the first convolution, the projections of the
+    step embeddings, and the cast of the parameters to the compute type. Results are the same up to
+    float32 rounding. A t that is not in `times` gives NaN.
     """
     if times is None:
         return lambda z, t: apply(unet, params, z, t, s)

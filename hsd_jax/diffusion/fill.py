@@ -1,9 +1,9 @@
-"""A first guess of what a hole holds: each class's known values, continued smoothly into it.
+"""A first guess for a hole: the known values of each class, continued smoothly into it.
 
-What a layout says about an unknown cell is most of what there is to know: a cell of cloth looks
-like the cloth near it, a cell of neck like the face above and the chest below. So every class is
-continued by itself, by the push and pull of Gortler et al. ("The Lumigraph", 1996, section 3.4),
-and each cell takes the continuation of the classes it holds. Edges of the layout stay edges.
+An unknown cell of clothes looks like the clothes near it, a cell of neck like the face above and
+the chest below. So every class is continued by itself, by the push-pull of Gortler et al. ("The
+Lumigraph", 1996, section 3.4), and each cell takes the continuation of the classes it holds. Edges
+of the layout stay sharp.
 """
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from hsd_jax.labels import LabelSet
 from hsd_jax.models.blocks import average_pool
 
-# Skin has one colour wherever it shows; a neck that is painted anew is seldom seen elsewhere.
+# All skin has one colour; a neck in a hole is seldom visible elsewhere.
 _SKIN = ("skin", "face", "neck", "left_arm", "right_arm", "nose", "left_ear", "right_ear")
 
 
@@ -24,21 +24,21 @@ def class_fill(
     onehot: Float[Array, "b H W k"],
     labels: LabelSet,
 ) -> Float[Array, "b h w c"]:
-    """`values` where they are known, and elsewhere what the layout makes likely.
+    """Keeps known values and fills the others by the layout.
 
     Args:
-      values: latents or a picture; read only where `known` is 1.
+      values: latents or an image; read only where `known` is 1.
       known: 0/1 mask.
       onehot: the whole layout; H and W are one multiple of h and w.
-      labels: the meaning of its classes. Face, neck and other skin count as one.
+      labels: the label set of the layout; face, neck and other skin count as one class.
 
     Returns:
-      Like `values`. A class of which nothing is known takes the continuation of all that is; 0
-      where nothing is known at all.
+      An array like `values`. A class without known values takes the continuation of all classes;
+      if nothing is known at all, the result is 0.
     """
     shares = average_pool(onehot, onehot.shape[1] // values.shape[1]) @ _merge(labels)
     nearby = push_pull(values, known)[..., None, :]
-    # Cells of several classes have a mixed value: the fourth power leaves them little say.
+    # Cells of several classes have a mixed value: the fourth power gives them little weight.
     weight = (known * shares**4)[..., None]
     continued = push_pull(values[..., None, :], weight)
     seen = jnp.sum(weight, (1, 2), keepdims=True) > 0.5
@@ -49,7 +49,7 @@ def class_fill(
 def push_pull(
     values: Float[Array, "b h w ..."], weight: Float[Array, "b h w ..."]
 ) -> Float[Array, "b h w ..."]:
-    """`values` where `weight` is 1, smooth weighted means of what is near elsewhere.
+    """Fills values of weight below 1 smoothly, by weighted means of what is near.
 
     `weight` is 0 to 1 and broadcasts against `values`; the result is 0 where all of it is 0.
     """

@@ -39,7 +39,7 @@ def fuse(
     keep: bool = False,
     noise: Float[Array, "b h w c"] | None = None,
 ) -> Array | tuple[Array, Array]:
-    """The latents of the head of one image on the body of another, with the rest generated.
+    """Samples latents that show the head of one image on the body of another.
 
     From z_T ~ N(0, I), before every denoising z := m_H q(z_head, t) + m_B q(z_body, t) + m_r z,
     with noise drawn afresh at every step; after the last, the same with the clean latents.
@@ -47,21 +47,22 @@ def fuse(
     denoise: `(z, t) -> (x0, eps)`, with the condition bound in (see `schedule.denoiser`).
     z_head, z_body: float32 latents, aligned; the result equals them where their mask is 1.
     masks: their regions; `rest` is what is generated.
-    keys: one typed key a sample; each sample depends on its own key alone, not on its batch.
+    keys: one typed key per sample; a sample depends on its own key only, not on the batch.
     solver: a name in `SOLVERS`; num_steps: 2 to T, or None for the solver's own default.
     mixing: at "every" step (the paper), or for ablations at the "first_only" (before the first
         denoising, never after), at the "last_only" (the clean latents after the last denoising), or
         "none".
-    keep: return (z0, history), the x0 of every step after mixing, float32 [num_steps, b, h, w, c].
-    noise: z_T, if it is not to be drawn.
+    keep: whether to return (z0, history), where history is the x0 of every step after mixing,
+        float32 [num_steps, b, h, w, c].
+    noise: z_T; drawn if None.
 
     Pure, with memory independent of num_steps unless `keep`. Under jit, `denoise`, `schedule`,
     `solver`, `num_steps`, `mixing` and `keep` are static. Raises ValueError on shapes that do not
-    belong together, on keys that are not one typed key a sample, and on unknown names.
+    belong together, on keys that are not one typed key per sample, and on unknown names.
 
-    Two things differ from the text, not the result. The masks are disjoint, so one draw of noise
-    serves head and body. And predictions of x0 are mixed with the clean latents too, which keeps
-    the history of a multistep solver (and what `keep` shows) exact in the known regions.
+    Two things differ from the paper's text, but not the result. The masks are disjoint, so one draw
+    of noise serves head and body. Predictions of x0 are mixed with the clean latents too, which
+    keeps the history of a multistep solver (and of `keep`) exact in the known regions.
     """
     _check(z_head, z_body, masks, keys, noise)
     chosen, num_steps = _solver(solver, num_steps)
@@ -77,7 +78,7 @@ def fuse(
 
 
 def step_times(schedule: Schedule, solver: str, num_steps: int | None = None) -> np.ndarray:
-    """int32 [num_steps]: the timesteps at which `fuse` calls the denoiser, falling.
+    """int32 [num_steps]: the decreasing timesteps at which `fuse` calls the denoiser.
 
     Raises ValueError as `fuse` does.
     """
@@ -93,7 +94,7 @@ def _solver(name: str, num_steps: int | None) -> tuple[Solver, int]:
 
 
 def _mix(known: Array, rest: Array, switch: np.ndarray) -> Mix:
-    """The projection of line 4: known latents at the step's noise level, wherever it is on."""
+    """The projection of line 4, which puts known latents at the step's noise level into z."""
 
     inside = 1 - rest
 
@@ -136,6 +137,6 @@ def _check(
             raise ValueError(f"masks.{name} is {shape}: give {want}, at the latents' size")
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != z_head.shape[:1]:
         raise ValueError(
-            f"keys are {keys.dtype} {keys.shape}: give one typed key a sample, for example "
+            f"keys are {keys.dtype} {keys.shape}: give one typed key per sample, for example "
             f"jax.random.split(jax.random.key(0), {z_head.shape[0]})"
         )

@@ -1,11 +1,11 @@
 """Solvers: functions `(denoise, tables, z, keys, mix) -> z` from noise to a sample, one scan each.
 
-Everything that depends on the schedule and the step alone is computed before, in float64 numpy, as
-a table of float32 weights with one row a step; a solver is then a sum of arrays with these weights,
+Everything that depends only on the schedule and the step is precomputed in float64 numpy, as a
+table of float32 weights with one row per step. A solver is then a sum of arrays with these weights,
 and its memory does not depend on the number of steps. No key is carried: step i folds 2 i + 1 (for
-mixing) and 2 i + 2 (for its own noise) into the keys that it was given; 0 is left to the caller,
-for the first state. What mixing or inpainting does to a state is a pair of functions, `Mix`,
-that every solver calls at the same two places and knows nothing about.
+mixing) and 2 i + 2 (for its own noise) into the given keys; the caller may use 0 for the first
+state. Mixing or inpainting is a pair of functions, `Mix`, that every solver calls at the same two
+places and knows nothing about.
 """
 
 import math
@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """The projection of a state onto what is known of it."""
+    """The projection of a state onto its known part."""
 
     # noised(z, step, keys) -> z, before every denoising; z is at noise level (alpha, sigma).
     noised: Callable[[Array, Step, Array], Array]
@@ -67,7 +67,7 @@ def _run(
     mix: Mix,
     keep: bool,
 ) -> Array | tuple[Array, Array]:
-    """What all solvers share: mix, denoise, mix, update, for every row of the tables."""
+    """The scan of all solvers: mix, denoise, mix, update, for every row of the tables."""
 
     def body(carry: tuple[Array, Array], step: Step) -> tuple[tuple[Array, Array], Array | None]:
         z, x0_before = carry

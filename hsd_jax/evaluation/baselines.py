@@ -1,8 +1,8 @@
-"""What head swapping is compared with: no networks, only pixels.
+"""Baselines without networks.
 
-Cut-and-paste is the paper's first baseline (section 4.1); the inpainters of OpenCV take the place
-of its trained ones, which are fed cut-and-paste without the neck. Images are uint8 `[H, W, 3]`,
-layouts integers `[H, W]`; the head's are aligned already, or not, for the rows without alignment.
+Cut-and-paste is the paper's first baseline (section 4.1). OpenCV's inpainting replaces its trained
+baselines, whose input is cut-and-paste without the neck. Images are uint8 `[H, W, 3]`, layouts
+integers `[H, W]`; heads are already aligned, except for the rows without alignment.
 """
 
 from functools import partial
@@ -16,8 +16,8 @@ from jaxtyping import Bool, UInt8
 from hsd_jax.labels import LabelSet
 from hsd_jax.swapping.mixing import dilate, group_mask, regions
 
-# Around the old head and the neck, as wide as a swap's (swapping/plan.py) when this was written.
-# Numbers of the benchmark and not that file's, so that metrics of different versions compare.
+# Margins around the old head and the neck: those of a swap's first version (swapping/plan.py), but
+# fixed, so that metrics of different versions can be compared.
 OLD_HEAD_MARGIN = 7
 NECK_MARGIN = 3
 CANVAS = 255
@@ -25,13 +25,13 @@ RADIUS = 5  # of OpenCV's inpainting
 
 
 class Pasted(NamedTuple):
-    """The head in front of the body's photo.
+    """The head pasted onto the body photo.
 
     Attributes:
       image: uint8 `[H, W, 3]`.
       head: bool `[H, W]`, where the head is.
-      gap: bool `[H, W]`, what nobody's photo shows: where the old head was, and the neck, each with
-        a margin, outside the new head.
+      gap: bool `[H, W]`, what no photo shows: the old head and the neck, each with a margin,
+        outside the new head.
     """
 
     image: np.ndarray
@@ -46,7 +46,7 @@ def paste(
     layout_body: np.ndarray,
     labels: LabelSet,
 ) -> Pasted:
-    """The new head on the body's photo, which still shows the old one in the gap."""
+    """Pastes the new head onto the body photo, which still shows the old one in the gap."""
     new, gap = (np.asarray(mask) for mask in _head_and_gap(layout_head, layout_body, labels))
     return Pasted(np.where(new[..., None], head, body), new, gap)
 
@@ -64,33 +64,33 @@ def _head_and_gap(
 def cut_and_paste(
     pasted: Pasted, layout_body: np.ndarray, labels: LabelSet, canvas: int = CANVAS
 ) -> np.ndarray:
-    """Source head, source body and its neck on a canvas.
+    """The paper's cut-and-paste: head, body and the body's neck on a canvas.
 
-    The paper's images are white behind people, and so is the canvas. Photos with backgrounds keep
-    them; only where the old head was and the new one is not does the canvas show.
+    The canvas is white, like the backdrop of the paper's images. Photos keep their background; the
+    canvas only shows where the old head was and the new one is not.
     """
     bare = np.isin(layout_body, labels.head) & ~pasted.head
     return np.where(bare[..., None], np.uint8(canvas), pasted.image)
 
 
 def inpaint(pasted: Pasted, navier_stokes: bool = False) -> np.ndarray:
-    """The gap by Telea (2004), or by Bertalmio et al. (2001)."""
+    """Fills the gap by Telea (2004) or Bertalmio et al. (2001)."""
     return inpaint_hole(pasted.image, pasted.gap, navier_stokes)
 
 
 def inpaint_hole(
     image: UInt8[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"], navier_stokes: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """OpenCV's inpainting of what `hole` marks, see `inpaint`."""
+    """Fills a hole with OpenCV; see `inpaint`."""
     method = cv2.INPAINT_NS if navier_stokes else cv2.INPAINT_TELEA
     return cv2.inpaint(image, hole.astype(np.uint8), RADIUS, method)
 
 
 def poisson(pasted: Pasted, head: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """The head cloned seamlessly (Perez et al. 2003) onto the body's photo without its own head.
+    """Clones the head seamlessly (Perez et al. 2003) onto the body photo without its own head.
 
-    OpenCV's `seamlessClone`. What is neither photo's is Telea's, made from the body's photo alone:
-    the clone takes its colours from there, and cloning alone would leave the old head.
+    Uses OpenCV's `seamlessClone`. First the old head and the gap are filled by Telea from the body
+    photo only: the clone takes its colours from there, and would otherwise leave the old head.
     """
     filled = inpaint_hole(body, pasted.gap | pasted.head)
     mask = pasted.head.astype(np.uint8)

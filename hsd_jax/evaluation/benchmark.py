@@ -1,9 +1,9 @@
 """`hsd eval swap` and `hsd eval ablation`: the paper's protocol, from a list of pairs to a report.
 
-Sections 4.1 and 4.2 there. The ablation has the rows of its table 3, on whatever weights are given:
-their results are decoded from latents altogether, as in the paper; with pixels kept from the photos
-the rows would differ less. What is kept is the same in all rows; only the condition and the
-diffusion model differ.
+The protocol is in sections 4.1 and 4.2 of the paper. The ablation measures the rows of table 3
+whose weights are given. As in the paper, results are decoded from latents only; with pixels kept
+from the photos the rows would differ less. All rows keep the same regions and differ only in the
+condition and the diffusion model.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from hsd_jax.runtime import cache
 from hsd_jax.runtime.console import Progress
 from hsd_jax.training.input import load_source
 
-EXTRACTOR_FACE = 128  # side of the faces that the embedded extractor sees
+EXTRACTOR_FACE = 128  # side of the embedded extractor's face crops
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every part of an evaluation needs: the images, the pairs, how they are measured."""
+    """The images, pairs and options of an evaluation."""
 
     people: People
     pairs: tuple[Pairing, ...]
@@ -47,7 +47,7 @@ class Setting:
     sampled_by: dict[str, Any]
 
     def of_results(self) -> dict[str, Any]:
-        """What results depend on, beside the weights."""
+        """What results depend on besides the weights."""
         return {
             "data": self.data["fingerprint"],
             "layouts": self.data["layouts"],
@@ -59,10 +59,10 @@ class Setting:
 
 
 def setting(options: argparse.Namespace) -> Setting:
-    """From the options that `hsd eval swap` and `hsd eval ablation` share.
+    """Reads the options that `hsd eval swap` and `hsd eval ablation` share.
 
     Raises:
-      ValueError: what `load_source`, `read_pairs` and `Choices` raise, or a single pair.
+      ValueError: if `load_source`, `read_pairs` or `Choices` do, or there are fewer than two pairs.
     """
     choices = Choices(**{name: getattr(options, name) for name in Choices.__dataclass_fields__})
     source, labels = load_source(options.data, "test", name=options.dataset), options.labels
@@ -80,7 +80,7 @@ def setting(options: argparse.Namespace) -> Setting:
         "labels": labels.name,
         "fingerprint": fingerprint,
         "split": "test",
-        "pictures": len(indices),
+        "images": len(indices),
         "sources": options.sources,
         "layouts": "parsed" if options.parse else "of the data",
         "pairs": len(pairs),
@@ -92,7 +92,7 @@ def setting(options: argparse.Namespace) -> Setting:
 
 
 def parser_of(folder: Path, labels: LabelSet) -> Parse:
-    """The parser of some weights, loaded on its first call, with layouts of `labels`."""
+    """A parser with layouts in `labels`, which loads its weights on the first call."""
     loaded: list[PhotoParser] = []
 
     def parse(image: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def parser_of(folder: Path, labels: LabelSet) -> Parse:
 
 
 def remembering(parse: Parse) -> Parse:
-    """`parse` that parses each image once."""
+    """Caches the results of `parse` by image."""
     known: dict[str, np.ndarray] = {}
 
     def parse_once(image: np.ndarray) -> np.ndarray:
@@ -117,10 +117,10 @@ def remembering(parse: Parse) -> Parse:
 
 
 def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
-    """Of the option `--extractors`.
+    """Makes the extractors of `--extractors`.
 
     Raises:
-      ValueError: one that cannot be had, or two of one name.
+      ValueError: if one is unavailable, or two have the same name.
     """
     found = [features.make(spec) for spec in specs]
     names = [extractor.name for extractor in found]
@@ -130,7 +130,7 @@ def make_extractors(specs: Sequence[str]) -> Sequence[features.Extractor]:
 
 
 def make_metrics(options: argparse.Namespace, choices: Choices, embedded: Any) -> list[Any]:
-    """SSIM, PD-hsd and IDs-hsd always; LPIPS and ArcFace when their weights are given."""
+    """Makes the metrics: SSIM, PD-hsd and IDs-hsd, and LPIPS and ArcFace if weights are given."""
     found: list[Any] = [
         metrics.Ssim(choices),
         metrics.ParserDistance(),
@@ -145,7 +145,7 @@ def make_metrics(options: argparse.Namespace, choices: Choices, embedded: Any) -
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """`hsd eval swap`; returns the report that it has written."""
+    """`hsd eval swap`; returns the report that it wrote."""
     options.methods = options.methods or list(methods.DEFAULT)
     state, folder = setting(options), weights.find(options.weights)
     entries = methods.results_in(options.output, options.methods)
@@ -155,7 +155,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for path in paths
     }
     if twice := set(given) & set(entries):
-        raise ValueError(f"{twice.pop()} is a method's name: give --results a folder named else")
+        raise ValueError(f"{twice.pop()} is a method's name: rename the folder of --results")
     sampled_by = {"weights": sampling.fingerprint(folder), **state.sampled_by}
     methods.check_settings(options.output, state.of_results() | sampled_by)
     extractors = make_extractors(options.extractors)
@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             state.pairs, state.people, entries, state.choices.frame, sampler, progress
         )
     notes = {name: methods.METHODS[name] for name in entries}
-    notes |= {name: "results that were given" for name in given}
+    notes |= {name: "results from a given folder" for name in given}
     facts = {"benchmark": "swap", "name": folder.resolve().name, **sampled_by}
     return _measured(options, state, entries | given, extractors, notes, facts)
 
@@ -174,11 +174,11 @@ class Row(NamedTuple):
     """A row of the paper's table 3.
 
     Attributes:
-      name: as the report shows it.
-      weights: which of the given weights it uses.
+      name: the name in the report.
+      weights: the name of the weights it uses.
       inpaint: whether the layout generator fills the condition's holes.
-      paper: FID, Mask-FID and Focal-FID there.
-      needs: what these weights are, in words.
+      paper: the paper's FID, Mask-FID and Focal-FID.
+      needs: a description of the weights.
     """
 
     name: str
@@ -189,12 +189,12 @@ class Row(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """A name for its results."""
+        """The name of the folder of its results."""
         return re.sub(r"\W+", "-", self.name.lower()).strip("-")
 
     @property
     def note(self) -> str:
-        """What the report says of it."""
+        """Its note in the report."""
         condition = "inpainted" if self.inpaint else "with its holes"
         values = zip(("FID", "Mask-FID", "Focal-FID"), self.paper, strict=False)
         paper = ", ".join(f"{name} {value}" for name, value in values)
@@ -202,16 +202,16 @@ class Row(NamedTuple):
 
 
 def load_rows(path: Path) -> list[Row]:
-    """The rows of a config file: those of `get_config().rows`.
+    """Reads `get_config().rows` of a config file.
 
     Raises:
-      ValueError: no such file, or no rows in it.
+      ValueError: if there is no such file, or it has no rows.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file: give configs/ablations.py of the repository")
     spec = importlib.util.spec_from_file_location("hsd_ablation_config", path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file: give configs/ablations.py")
+        raise ValueError(f"{path} is not a Python file: give configs/ablations.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     try:
@@ -222,10 +222,10 @@ def load_rows(path: Path) -> list[Row]:
 
 
 def given_weights(specs: Sequence[str]) -> dict[str, Path]:
-    """NAME=DIR each; DIR may be a shipped name.
+    """Parses texts NAME=DIR, where DIR may be the name of shipped weights.
 
     Raises:
-      ValueError: another form, or no such weights.
+      ValueError: if a text has another form, or there are no such weights.
     """
     found = {}
     for spec in specs:
@@ -237,7 +237,7 @@ def given_weights(specs: Sequence[str]) -> dict[str, Path]:
 
 
 def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
-    """`hsd eval ablation`; returns the report that it has written."""
+    """`hsd eval ablation`; returns the report that it wrote."""
     rows, given = load_rows(options.config), given_weights(options.weights)
     if unknown := set(given) - {row.weights for row in rows}:
         known = ", ".join(sorted({row.weights for row in rows}))
@@ -323,4 +323,4 @@ def _measured(
 
 def _method(measured: Measured, aligned: Alignment, note: str) -> dict[str, Any]:
     values = {name: asdict(value) for name, value in measured.metrics.items()}
-    return {"aligned": aligned, "note": note, "figures": values}
+    return {"aligned": aligned, "note": note, "metrics": values}

@@ -7,15 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-Add = Callable[..., Any]
-"""`add_argument` of a command."""
-
 
 def add_eval(subparsers: Any) -> None:
     """Adds `eval` and its own commands."""
     parser = subparsers.add_parser(
         "eval",
-        help="measure head swaps, as papers do",
+        help="measure head swaps",
         description="Benchmarks of head swapping: the paper's protocol, and an offline one.",
         allow_abbrev=False,
     )
@@ -29,7 +26,7 @@ def add_eval(subparsers: Any) -> None:
 
 
 def _run(target: str, options: argparse.Namespace) -> None:
-    """Runs MODULE.FUNCTION of this folder; a missing package is told as what to install."""
+    """Runs MODULE.FUNCTION of this folder; names the extras if a package is missing."""
     module, function = target.split(".")
     try:
         from hsd_jax.evaluation import pairs
@@ -41,7 +38,7 @@ def _run(target: str, options: argparse.Namespace) -> None:
 
 
 def _number(low: float, high: float = float("inf"), whole: bool = True) -> Callable[[str], Any]:
-    """An argument's type: a number in a range."""
+    """An argument type: numbers in a range."""
 
     def read(text: str) -> float:
         try:
@@ -63,28 +60,28 @@ _SHARED: dict[str, dict[str, Any]] = {
         help="shipped weights or a folder of them (default: %(default)s)",
     ),
     "data": dict(
-        required=True, metavar="DIR", help="folder of the built data set; its test split counts"
+        required=True, metavar="DIR", help="folder of the built data set, whose test split is used"
     ),
     "dataset": dict(
         default="halfbody", metavar="NAME",
         help="%(default)s (the default), shhq/bg_white_256, ...",
     ),
-    "sources": dict(nargs="+", metavar="NAME", help="only images of these"),
-    "count": dict(type=_number(1), metavar="N", help="only the first N"),
+    "sources": dict(nargs="+", metavar="NAME", help="use only images of these sources"),
+    "count": dict(type=_number(1), metavar="N", help="use only the first N"),
     "seed": dict(
         type=_number(0), default=0, metavar="N",
-        help="of all that is random (default: %(default)s)",
+        help="random seed (default: %(default)s)",
     ),
     "solver": dict(choices=("dpmpp", "ddim", "ddpm"), default="dpmpp"),
     "steps": dict(
-        type=_number(2), metavar="N", help="calls of the UNet (default: what suits the weights)"
+        type=_number(2), metavar="N", help="UNet calls (default: the weights' own)"
     ),
     "extractors": dict(
         nargs="+", default=["hsd"], metavar="NAME[=FILE]",
         help="hsd, inception, inception-torch-fidelity (default: hsd)",
     ),
-    "groups": dict(action="store_true", help="also by skin tone and hair length"),
-    "json": dict(type=Path, metavar="FILE", help="write metrics and versions"),
+    "groups": dict(action="store_true", help="also report by skin tone and hair length"),
+    "json": dict(type=Path, metavar="FILE", help="write the metrics and versions as JSON"),
 }  # fmt: skip
 
 
@@ -97,9 +94,9 @@ def _swap(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--methods", nargs="*", metavar="NAME", help="default: all but hsd-unaligned")
     add("--results", nargs="+", type=Path, default=[], metavar="DIR",
-        help="also these folders of results, ID.png each, with neck alignment")  # fmt: skip
+        help="also measure these folders of ID.png, made with neck alignment")  # fmt: skip
     add("--results-unaligned", nargs="+", type=Path, default=[], metavar="DIR",
-        help="the same, without")  # fmt: skip
+        help="the same, made without it")  # fmt: skip
     _report(parser)
 
 
@@ -107,22 +104,22 @@ def _ablation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="configs/ablations.py")
     add("--weights", nargs="+", default=[], metavar="NAME=DIR",
-        help="the weights that rows need; a row without its own is left out")  # fmt: skip
+        help="weights of the rows; rows without theirs are left out")  # fmt: skip
     _report(parser)
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    """What `swap` and `ablation` have in common."""
+    """Options of `swap` and `ablation`."""
     add = parser.add_argument
     add("--pairs", type=Path, required=True, metavar="PAIRS.csv", help="of hsd eval pairs")
     add("-o", "--output", type=Path, required=True, metavar="DIR",
-        help="results and report; started again, it goes on")  # fmt: skip
+        help="for results and report; a second run resumes")  # fmt: skip
     add("--lpips", type=Path, metavar="FILE", help="weights of LPIPS")
     add("--lpips-backbone", type=Path, metavar="FILE", help="torchvision's, if FILE has none")
     add("--arcface", type=Path, metavar="FILE.onnx", help="a face recognition network")
-    add("--parse", action="store_true", help="layouts by the embedded parser, not the data's")
-    add("--no-pictures", action="store_true", help="none in the report")
-    add("--no-cache", action="store_true", help="keep no features of real images")
+    add("--parse", action="store_true", help="use the embedded parser's layouts, not the data's")
+    add("--no-pictures", action="store_true", help="leave images out of the report")
+    add("--no-cache", action="store_true", help="do not cache features of real images")
     choices = parser.add_argument_group("what the paper leaves open (see docs/evaluation.md)")
     add = choices.add_argument
     add("--frame", choices=("face", "data"), default="face")
@@ -139,27 +136,27 @@ def _report(parser: argparse.ArgumentParser) -> None:
 def _layout(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seeds", type=_number(1), default=10, metavar="N",
-        help="how many, from --seed on (default: %(default)s)")  # fmt: skip
+        help="number of seeds, from --seed on (default: %(default)s)")  # fmt: skip
     add("--cover", choices=("paper", "fitted"), default="paper",
-        help="other heads where they are, or brought to this face")  # fmt: skip
+        help="leave the other head where it is, or fit it to this face")  # fmt: skip
 
 
 def _selfswap(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--window", action="store_true",
         help="paint only the window around each hole, as swaps with large networks do")  # fmt: skip
-    add("--sheet", type=Path, metavar="PNG", help="write the first images")
+    add("--sheet", type=Path, metavar="PNG", help="write the first results as one image")
     add("--split", choices=("validation", "test"), default="test",
-        help="default: %(default)s, read once a version; choose by validation")  # fmt: skip
+        help="default: %(default)s, for final numbers only; choose by validation")  # fmt: skip
     add("--finish", nargs="+", metavar="KEY=VALUE", default=[],
-        help="another finish than the weights', such as texture=0 (see hsd info)")  # fmt: skip
+        help="override the finish of the weights, e.g. texture=0 (see hsd info)")  # fmt: skip
 
 
 def _sheet(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(count=24)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("samples/sheet.png"), metavar="PNG",
-        help="default: %(default)s; show it to nobody whom the data's terms exclude",
+        help="default: %(default)s; mind the data's terms before you share it",
     )  # fmt: skip
 
 
@@ -170,45 +167,46 @@ def _landmarks(parser: argparse.ArgumentParser) -> None:
 
 
 def _identity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY, once or more often")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY [HEAD BODY ...]")
 
 
 _DATA = "data dataset sources count seed"
 _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], None]]] = {
-    "pairs": ("pairs.run", "a seeded list of pairs, as the paper's 2000", _DATA, _pairs),
+    "pairs": ("pairs.run", "make a seeded list of pairs, like the paper's 2000", _DATA, _pairs),
     "swap": (
-        "benchmark.run", "swap all pairs, and measure us and the baselines",
+        "benchmark.run", "swap all pairs; measure ours and the baselines",
         f"weights {_DATA} solver steps extractors", _swap,
     ),
     "ablation": (
-        "benchmark.run_ablation", "the rows of the paper's table 3",
+        "benchmark.run_ablation", "measure the rows of the paper's table 3",
         f"{_DATA} solver steps extractors", _ablation,
     ),
     "layout": (
-        "layouts.run", "the layout generator over several seeds", f"weights {_DATA} json", _layout
+        "layouts.run", "measure the layout generator over several seeds",
+        f"weights {_DATA} json", _layout,
     ),
     "parsing": (
-        "layouts.run_parsing", "the parser's layouts of test images",
+        "layouts.run_parsing", "measure the parser on test images",
         "weights data sources groups", lambda _: None,
     ),
     "landmarks": (
-        "landmarks.run", "places, turn and confidence of faces in labelled crops", "weights data",
+        "landmarks.run", "measure facial landmarks on labelled crops", "weights data",
         _landmarks,
     ),
     "severity": (
-        "severity.run", "does a distance grow as images get worse?", f"{_DATA} extractors",
+        "severity.run", "test whether a distance grows as images get worse", f"{_DATA} extractors",
         lambda _: None,
     ),
     "selfswap": (
-        "selfswap.run", "painted holes against their true pixels",
+        "selfswap.run", "compare filled holes with the true pixels",
         "weights data sources count seed solver steps groups json", _selfswap,
     ),
     "sheet": (
-        "sheet.run", "swaps of test images, 24 or --count, on one sheet to look at",
+        "sheet.run", "show swaps of test images (24 or --count) on one sheet",
         f"weights {_DATA}", _sheet,
     ),
     "identity": (
         "identity.run",
-        "whose face swaps of photos show, by dlib's recogniser", "weights", _identity,
+        "check with dlib whose face swaps show", "weights", _identity,
     ),
 }  # fmt: skip

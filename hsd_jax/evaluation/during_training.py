@@ -1,4 +1,4 @@
-"""Metrics of the benchmark that a training can be asked for: `--config.eval_metrics="('pd',)"`."""
+"""Metrics of the benchmark during training: `--config.eval_metrics="('pd',)"`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from hsd_jax.training.tasks.diffusion import DiffusionTask
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, ExtraMetric]:
-    """What `config["eval_metrics"]` names, ready to be called with EMA parameters.
+    """The metrics in `config["eval_metrics"]`, as functions of the EMA parameters.
 
     Raises:
       ValueError: an unknown name, or a metric that does not fit the task, its data or
@@ -33,10 +33,10 @@ def resolve(config: Mapping[str, Any]) -> dict[str, ExtraMetric]:
 
 
 def hole_distance(config: Mapping[str, Any]) -> ExtraMetric:
-    """PD-hsd of one batch of samples against the truth, inside the holes.
+    """PD-hsd between a batch of samples and the truth, inside the holes.
 
-    Both are decoded from latents, so that the autoencoder's own error does not count. The batch,
-    its holes and its noise are the same at every evaluation.
+    Both are decoded from latents, so that the autoencoder's error does not count. The batch, its
+    holes and its noise are the same at every evaluation.
     """
     task = make_task(config)
     if not isinstance(task, DiffusionTask):

@@ -1,8 +1,8 @@
 """Feature extractors: images to vectors, behind one protocol.
 
-The extractor is part of every number's name (`distance_names`). FID and KID are only what the
-InceptionV3 weights of 2015-12-05, known by their checksum, give; the embedded parser's features,
-which need no download, give FD-hsd and KD-hsd.
+The extractor is part of every distance's name (`distance_names`). Only the InceptionV3 weights of
+2015-12-05, checked by their checksum, give FID and KID; the embedded parser's features, which need
+no download, give FD-hsd and KD-hsd.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ class Extractor(Protocol):
     """Images to features.
 
     Attributes:
-      name: of the extractor, in the names of metrics.
-      fingerprint: of its weights, in the key of what is cached.
+      name: part of the names of metrics.
+      fingerprint: identifies the weights in the cache.
     """
 
     name: str
@@ -49,25 +49,25 @@ class Extractor(Protocol):
     def __call__(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]: ...
 
 
-class NetExtractor:
-    """A network on all devices: batches of one size, compiled once for each shape."""
+class NetworkExtractor:
+    """Runs a network on all devices in batches of one size, compiled once per shape."""
 
     def __init__(
         self,
         name: str,
         fingerprint: str,
-        net: Callable[[Any, jax.Array], jax.Array],
+        network: Callable[[Any, jax.Array], jax.Array],
         params: Any,
         batch: int = BATCH,
     ):
-        """`net`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each image for itself."""
+        """`network`: `(params, uint8 [B, H, W, 3]) -> float32 [B, D]`, each image for itself."""
         self.name, self.fingerprint = name, fingerprint
         devices = jax.devices()[:batch]
         mesh = Mesh(np.array(devices), ("data",))
         self._split = NamedSharding(mesh, PartitionSpec("data"))
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         self._batch = -(-batch // len(devices)) * len(devices)
-        self._net = jax.jit(net)
+        self._network = jax.jit(network)
 
     def __call__(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b d"]:
         """Features of any number of images of one size."""
@@ -76,30 +76,30 @@ class NetExtractor:
             part = images[start : start + self._batch]
             fill = [(0, self._batch - len(part)), (0, 0), (0, 0), (0, 0)]
             full = jax.device_put(np.pad(part, fill, mode="edge"), self._split)
-            # TPUs, and GPUs with TF32, round the products of float32 otherwise.
+            # Otherwise TPUs, and GPUs with TF32, round float32 products.
             with jax.default_matmul_precision("float32"):
-                found.append(np.asarray(self._net(self._params, full))[: len(part)])
+                found.append(np.asarray(self._network(self._params, full))[: len(part)])
         return np.concatenate(found)
 
 
 def distance_names(extractor: Extractor) -> tuple[str, str]:
-    """What the Frechet and the kernel distance of these features are called."""
+    """The names of the Frechet and the kernel distance of these features."""
     if extractor.name == "inception":
         return "FID", "KID"
     return f"FD-{extractor.name}", f"KD-{extractor.name}"
 
 
 def kernel_scale(extractor: Extractor) -> float:
-    """What kernel distances are told times: 1000 for Inception's, as papers tell KID."""
+    """The factor of reported kernel distances: 1000 for Inception's, as usual for KID."""
     return 1000.0 if extractor.name.startswith("inception") else 1.0
 
 
-def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> NetExtractor:
+def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> NetworkExtractor:
     """The embedded parser's encoder: `hsd`, or `hsd-XXXXXXXX` with other weights than the shipped.
 
-    Mean and standard deviation over the positions of each level's activations, so that both what an
-    image shows and how fine its texture is count (1,152 numbers with the shipped weights). Images
-    whose sides the network does not take are filled up with their edge.
+    Features are the mean and standard deviation over the positions of each level's activations, so
+    that both content and texture count (1,152 numbers with the shipped weights). Images are padded
+    with their edge pixels to a size that the network takes.
 
     Raises:
       ValueError: no such weights.
@@ -110,7 +110,7 @@ def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> N
     shipped = folder == weights.find()
     multiple = part.module.multiple
 
-    def net(params: Any, images: jax.Array) -> jax.Array:
+    def network(params: Any, images: jax.Array) -> jax.Array:
         rows, columns = (-side % multiple for side in images.shape[1:3])
         x = jnp.pad(images, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
         x = x.astype(jnp.float32) / 127.5 - 1
@@ -119,19 +119,19 @@ def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> N
         return jnp.concatenate(pooled, -1).astype(jnp.float32)
 
     name = "hsd" if shipped else f"hsd-{fingerprint[:8]}"
-    return NetExtractor(name, fingerprint, net, part.params, batch)
+    return NetworkExtractor(name, fingerprint, network, part.params, batch)
 
 
 def inception(
     path: str | Path | None = None, preprocessing: str = "pytorch-fid", batch: int = BATCH
-) -> NetExtractor:
+) -> NetworkExtractor:
     """FID's InceptionV3, pool3.
 
-    Its name is `inception` with the weights of pytorch-fid (by checksum) and its preprocessing; all
-    else is told in it: `inception-torch-fidelity`, `inception-1a2b3c4d`.
+    Its name is `inception` with the weights (by checksum) and preprocessing of pytorch-fid;
+    anything else is part of the name: `inception-torch-fidelity`, `inception-1a2b3c4d`.
 
     Args:
-      path: pt_inception-2015-12-05-6726825d.pth; None for what `find_inception` finds.
+      path: pt_inception-2015-12-05-6726825d.pth; None for `find_inception`.
       preprocessing: of `hsd_jax.models.inception.InceptionV3`, which resizes to 299 x 299.
       batch: images at once.
 
@@ -151,14 +151,14 @@ def inception(
     if fingerprint != INCEPTION_SHA256:
         name += f"-{fingerprint[:8]}"
 
-    def net(params: Any, images: jax.Array) -> jax.Array:
+    def network(params: Any, images: jax.Array) -> jax.Array:
         return apply(module, params, images)
 
-    return NetExtractor(name, f"{fingerprint[:16]}-{preprocessing}", net, params, batch)
+    return NetworkExtractor(name, f"{fingerprint[:16]}-{preprocessing}", network, params, batch)
 
 
 def find_inception() -> Path:
-    """The weights: the file that HSD_INCEPTION names, the cached one, or a download of it.
+    """Finds the weights: the file named by HSD_INCEPTION, the cached file, or a download.
 
     Raises:
       ValueError: none of these, or a download with another checksum.
@@ -188,8 +188,8 @@ def find_inception() -> Path:
     return path
 
 
-def make(spec: str) -> NetExtractor:
-    """The extractor of an option: `hsd`, `inception`, `inception-torch-fidelity`, or `NAME=FILE`.
+def make(spec: str) -> NetworkExtractor:
+    """Makes the extractor `hsd`, `inception`, `inception-torch-fidelity` or `NAME=FILE`.
 
     Raises:
       ValueError: another name, or its weights cannot be had.
@@ -209,9 +209,9 @@ def make(spec: str) -> NetExtractor:
 def cached(
     folder: Path | None, key: str, compute: Callable[[], np.ndarray]
 ) -> Float[np.ndarray, "n d"]:
-    """`compute()`, or the features that an earlier call with this key has left in `folder`.
+    """Returns `compute()`, cached in `folder` by `key`; None disables the cache.
 
-    None keeps nothing. What cannot be read or written is computed: a cache is no reason to fail.
+    If the cache cannot be read or written, the features are computed.
     """
     if folder is None:
         return compute()

@@ -2,7 +2,7 @@
 
 Frechet: Dowson and Landau 1982, on image features Heusel et al. 2017 (arXiv 1706.08500). Kernel:
 the unbiased squared MMD of Gretton et al. 2012 with the cubic kernel of Binkowski et al. 2018
-(arXiv 1801.01401). Both are computed in float64 whatever the features are.
+(arXiv 1801.01401). Both are computed in float64.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from hsd_jax.evaluation.metrics import Interval
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and covariance of features that may come in parts.
+    """The mean and covariance of features that may come in parts.
 
     Attributes:
-      count: how many features, n.
+      count: the number of features, n.
       mean: float64 `[D]`.
       scatter: float64 `[D, D]`, the sum of the outer products of the deviations from the mean.
-      deviations: float64 `[n, D]`, kept where they are few (n <= D) and have come in one part.
+      deviations: float64 `[n, D]`, kept if they are few (n <= D) and came in one part.
     """
 
     count: int
@@ -32,7 +32,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "n d"]) -> "Moments":
-        """Of one part.
+        """The moments of one part.
 
         Raises:
           ValueError: not two axes, no rows, or a value that is not finite.
@@ -50,12 +50,12 @@ class Moments:
 
     @staticmethod
     def streamed(features: Float[np.ndarray, "n d"], part: int = 1024) -> "Moments":
-        """Of many features, in parts of `part`: float64 copies of all would fill the memory."""
+        """The moments of many features, in parts of `part` to save memory."""
         parts = (features[i : i + part] for i in range(0, len(features), part))
         return reduce(Moments.merge, map(Moments.of, parts))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Those of both parts together, exactly (Chan, Golub and LeVeque 1979).
+        """The exact moments of both parts together (Chan, Golub and LeVeque 1979).
 
         Raises:
           ValueError: features of two widths.
@@ -86,9 +86,9 @@ class Moments:
     def root(self) -> np.ndarray:
         """float64 `[D, r]`, A with A A^T the covariance.
 
-        The deviations are one already. Else it comes from the eigenvectors, without those whose
-        eigenvalue is the rounding error of a zero: with fewer images than features most are, and
-        the root of each would add 1e-8 of the largest to the distance.
+        The scaled deviations are such a root. Otherwise it comes from the eigenvectors, without
+        those whose eigenvalue is a rounding error: with fewer images than features these are most,
+        and the root of each would add 1e-8 of the largest to the distance.
         """
         if self.deviations is not None and self.count > 1:
             return self.deviations.T / np.sqrt(self.count - 1)
@@ -101,8 +101,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)); 0 or more.
 
     The trace of the root is the sum of the singular values of A^T B for any A A^T = C_a and
-    B B^T = C_b. So no root is taken of C_a C_b, which is not symmetric: scipy's `sqrtm` of it has
-    complex rounding errors.
+    B B^T = C_b. This avoids the root of C_a C_b, which is not symmetric and for which scipy's
+    `sqrtm` has complex rounding errors.
 
     Raises:
       ValueError: features of two widths, or fewer than two of either.
@@ -127,16 +127,16 @@ def kernel_distance(
 ) -> Interval:
     """The unbiased squared MMD of `a` and `b` under k(x, y) = (x.y / D + 1)^3.
 
-    All pairs are used, in blocks of rows, and not 100 subsets of 1,000, so that nothing depends on
-    how subsets are drawn. May be negative when the two sets are alike. The interval is the
-    percentile one over resampled images of both sets; an image that is drawn twice is not paired
-    with itself.
+    All pairs are used, in blocks of rows, rather than 100 subsets of 1,000, so that the result does
+    not depend on how subsets are drawn. It may be negative if the two sets are alike. The interval
+    is a percentile bootstrap over the images of both sets; an image that is drawn twice is not
+    paired with itself.
 
     Args:
       a, b: features, two or more each.
       seed: of the resampling.
-      resamples: how many.
-      block: rows of the kernel in memory at once.
+      resamples: the number of bootstrap samples.
+      block: the number of kernel rows in memory.
 
     Raises:
       ValueError: features of two widths, or fewer than two.
@@ -164,7 +164,7 @@ def kernel_distance(
 def _mean_kernel(
     x: np.ndarray, y: np.ndarray, wx: np.ndarray, wy: np.ndarray, block: int, *, same: bool
 ) -> np.ndarray:
-    """Weighted means of the kernel `[R]`, one for each row of weights; with `same` without i, i."""
+    """Weighted means of the kernel, one per row of weights; `same` leaves out the diagonal."""
     sums = np.zeros(len(wx))
     for start in range(0, len(x), block):
         part = slice(start, min(start + block, len(x)))
@@ -181,9 +181,9 @@ def _mean_kernel(
 def nearest_distance(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], nearest: int = 5
 ) -> Float[np.ndarray, " n"]:
-    """For each of `a` the mean Euclidean distance to its `nearest` neighbours in `b`.
+    """The mean Euclidean distance of each of `a` to its `nearest` neighbours in `b`.
 
-    It orders results from the most to the least like real images; it compares images, not methods.
+    It ranks results by their similarity to real images; it compares images, not methods.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T

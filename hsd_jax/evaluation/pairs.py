@@ -1,13 +1,13 @@
-"""The people of a test split: who they are, and whose head goes on whose body.
+"""The people of a test split, and the pairs of heads and bodies to swap.
 
-The paper halves its test split into heads and bodies and swaps 2,000 pairs (section 4.1); it gives
-neither pairing rule nor seed. Here a seeded shuffle is halved, and pair i is head i with body i. A
-split too small for so many pairs goes on with the bodies moved by one place, and so on, so that
-no pair comes twice and a shorter list is the longer one's beginning.
+The paper halves its test split into heads and bodies and swaps 2,000 pairs (section 4.1), without a
+pairing rule or a seed. Here a seeded shuffle is halved, and pair i is head i with body i. If the
+split is too small for all pairs, the bodies then move by one place, and so on, so that no pair
+repeats and a shorter list is the beginning of a longer one.
 
 Skin tone is the individual typology angle of the face (Chardon, Cretois and Hourseau, "Skin colour
 typology and suntanning pathways", 1991), arctan((L* - 50) / b*), of the median of its pixels. It is
-measured in whatever light the photo was taken, so a group holds dark photos beside dark skin.
+measured in the light of the photo, so the dark group includes dark photos.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import CIHP20, HALFBODY9, LabelSet, remap
 
 COLUMNS = ("id", "head", "body", "data")
-MIN_FACE = 30  # pixels of face, and of body: fewer show nobody
+MIN_FACE = 30  # pixels of face and of body that an image must show
 LIGHT, DARK = 41.0, 10.0
-"""Typology angles in degrees: above the first are "very light" and "light" there, below the second
-"brown" and "dark"."""
+"""Typology angles in degrees: "very light" and "light" are above the first, "brown" and "dark"
+below the second."""
 GROUPS = ("light skin", "medium skin", "dark skin", "no face", "short hair", "long hair", "no hair")
-_LONG = 0.25  # of the face's height, below its lowest pixel
+_LONG = 0.25  # of the face's height; hair that reaches further below the face is long
 
 
 class Pairing(NamedTuple):
-    """One pair: a name for its results, and the places of two images in the test split."""
+    """The name of a pair's results, and the indices of its images in the test split."""
 
     id: str
     head: int
@@ -76,7 +76,7 @@ def labels_of(name: str) -> LabelSet:
 
 
 def source_fingerprint(source: Any) -> str:
-    """16 hexadecimal digits of the images and layouts of a `Source`, however they are stored."""
+    """16 hexadecimal digits of the images and layouts of a `Source`, independent of storage."""
     digest = hashlib.sha256()
     for index in range(len(source)):
         example = source[index]
@@ -87,19 +87,19 @@ def source_fingerprint(source: Any) -> str:
 
 
 def from_sources(source: Any, sources: Sequence[str] | None = None) -> list[int]:
-    """Places of the images that come from `sources`, or of all.
+    """The indices of the images that come from `sources`, or of all.
 
     Raises:
       ValueError: a name that no image has.
     """
     known = sorted(set(source.names))
     if unknown := sorted(set(sources or ()) - set(known)):
-        raise ValueError(f"no pictures from {', '.join(unknown)}: use {', '.join(known)}")
+        raise ValueError(f"no images from {', '.join(unknown)}: use {', '.join(known)}")
     return [i for i, name in enumerate(source.names) if not sources or name in sources]
 
 
 def usable(source: Any, labels: LabelSet, sources: Sequence[str] | None = None) -> list[int]:
-    """Places of the images that show a face and a body, in order.
+    """The indices of the images that show a face and a body, in order.
 
     Args:
       source, labels: as in `People`.
@@ -118,13 +118,13 @@ def _shows_someone(layout: np.ndarray, labels: LabelSet) -> bool:
 
 
 def another(rng: np.random.Generator, place: int, count: int) -> int:
-    """A random one of `count` places, but not `place`."""
+    """A random index below `count` other than `place`."""
     other = int(rng.integers(count - 1))
     return other + (other >= place)
 
 
 def make_pairs(indices: Sequence[int], count: int, seed: int) -> list[Pairing]:
-    """`count` pairs of the images at `indices`; half of these give heads, the others bodies.
+    """Makes `count` pairs; half of `indices` give heads, the others bodies.
 
     Raises:
       ValueError: fewer than two images, or more pairs than there are.
@@ -146,7 +146,7 @@ def make_pairs(indices: Sequence[int], count: int, seed: int) -> list[Pairing]:
 
 
 def write_pairs(pairs: Sequence[Pairing], path: Path, fingerprint: str) -> None:
-    """Writes the list as CSV, with the fingerprint of the data that its numbers count in.
+    """Writes a list of pairs as CSV, with the fingerprint of the data that its indices refer to.
 
     Raises:
       ValueError: the folder does not exist.
@@ -160,16 +160,16 @@ def write_pairs(pairs: Sequence[Pairing], path: Path, fingerprint: str) -> None:
 
 
 def read_pairs(path: Path, images: int, fingerprint: str | None = None) -> list[Pairing]:
-    """Reads a list.
+    """Reads a list of pairs.
 
     Args:
-      path: CSV with columns id, head, body and perhaps data; more are ignored.
-      images: how many the split holds.
-      fingerprint: of the data at hand; compared with the column data where that is filled.
+      path: a CSV with the columns id, head, body and, optionally, data; others are ignored.
+      images: the number of images in the split.
+      fingerprint: the fingerprint of the data, compared with the column data if that is filled in.
 
     Raises:
-      ValueError: no such file, a missing column, a place that is none, an id that comes twice or
-        cannot name a file, no pairs, or a list of other data.
+      ValueError: if the file or a column is missing, an index is invalid, an id repeats or cannot
+        name a file, there are no pairs, or the list was made for other data.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file: make it with hsd eval pairs")
@@ -211,14 +211,14 @@ def _pairing(row: dict[str, Any], where: str, images: int) -> Pairing:
 
 
 def in_labels(image: LabelledImage, given: LabelSet, wanted: LabelSet) -> LabelledImage:
-    """The image with its layout in the classes of `wanted`."""
+    """Remaps the image's layout to `wanted`."""
     return LabelledImage(image.image, remap(image.layout, given, wanted))
 
 
 def skin_tone(
     image: UInt8[np.ndarray, "h w 3"], layout: Integer[np.ndarray, "h w"], labels: LabelSet
 ) -> str:
-    """"light skin", "medium skin" or "dark skin"; "no face" without one."""
+    """Returns "light skin", "medium skin", "dark skin" or "no face"."""
     face = layout == labels.face
     if not face.any():
         return "no face"
@@ -228,7 +228,7 @@ def skin_tone(
 
 
 def hair_length(layout: Integer[np.ndarray, "h w"], labels: LabelSet) -> str:
-    """"long hair" reaches well below the chin; "short hair" does not; "no hair" shows none."""
+    """Returns "long hair" (well below the chin), "short hair" or "no hair" (or no face)."""
     rows, face_rows = (
         np.flatnonzero((layout == index).any(1)) for index in (labels.index("hair"), labels.face)
     )
@@ -254,4 +254,4 @@ def run(options: argparse.Namespace) -> None:
     indices = usable(source, options.labels, options.sources)
     chosen = make_pairs(indices, options.count, options.seed)
     write_pairs(chosen, options.output, source_fingerprint(source))
-    print(f"wrote {options.output}: {len(chosen)} pairs of {len(indices)} pictures")
+    print(f"wrote {options.output}: {len(chosen)} pairs of {len(indices)} images")

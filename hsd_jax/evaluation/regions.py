@@ -1,7 +1,7 @@
 """Frames, crops and masks: which pixels of an image a metric sees.
 
-HS-Diffusion, arXiv 2212.06458, section 4.1. The paper leaves much open; `Choices` names each such
-choice, with the default that fits its words and its numbers. `stage` brings a pair into one frame.
+HS-Diffusion, arXiv 2212.06458, section 4.1. The paper leaves much open; `Choices` lists these
+choices, with defaults that fit its words and numbers. `stage` aligns a pair in one frame.
 """
 
 from dataclasses import dataclass
@@ -29,30 +29,28 @@ Masks = Bool[np.ndarray, "b h w"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the paper does not say.
+    """The choices that the paper leaves open.
 
     Attributes:
-      frame: "face" brings the head's image to the size and place that its face has in the body's
-        image, as the crops of `hsd swap` do; "data" takes both as they are, for sets that are
-        face-aligned like the paper's. Neck alignment, where a method has it, comes after either.
-      fill: level of the masked pixels of the Mask- metrics, 0 to 255. Not stated; black is what a
-        product with a mask gives.
-      masks: whose masks hide head and body in a result: "layouts" (m_H and m_B, from the layouts
-        that were mixed) or "parsed" (of the result, parsed again by the embedded parser). Real
-        images are masked by their own layout always.
-      focal: share of each side that the Focal- crop keeps, from the middle ("the middle 1/2
-        region").
-      rounding: the crop's first row where the border's width is not whole: "floor" or "ceil"; no
-        choice at 256 or 512 pixels.
-      focal_size: enlarge the crop to this side before the extractor, 0 for not; extractors resize
-        by themselves when they must.
-      focal_filter: how, "bilinear", "bicubic" or "lanczos".
-      similarity: how SSIM and LPIPS look at a region: "whole" (both images are multiplied by the
-        mask, and the mean is over the whole image, which the paper's .97 to .998 suggest) or
-        "inside" (the mean over the region alone, far stricter).
-      face_margin: of the identity's square crop around the face, as a share of the face's height
-        on each side. ArcFace is trained on crops aligned by five landmarks, which layouts lack; the
-        same square is used for both images, as heads are not moved but sideways.
+      frame: "face" moves the head's face to the size and place of the body's face, like the crops
+        of `hsd swap`; "data" uses both images as they are, for data sets that are face-aligned like
+        the paper's. Neck alignment, if a method has it, follows.
+      fill: the level of masked pixels in the Mask- metrics, 0 to 255; black, the default, is the
+        product with a mask.
+      masks: what hides head and body in a result: "layouts" (m_H and m_B of the mixed layouts) or
+        "parsed" (the layout that the embedded parser finds in the result). Real images are always
+        masked by their own layouts.
+      focal: the share of each side in the central Focal- crop ("the middle 1/2 region").
+      rounding: "floor" or "ceil" of the crop's first row; irrelevant at 256 or 512 pixels.
+      focal_size: the side to enlarge the crop to before the extractor; 0 for no resizing
+        (extractors resize if they must).
+      focal_filter: the filter for that, "bilinear", "bicubic" or "lanczos".
+      similarity: how SSIM and LPIPS treat a region: "whole" (both images are multiplied by the
+        mask, and the mean is over the whole image, as the paper's .97 to .998 suggest) or "inside"
+        (the mean over the region only, which is far stricter).
+      face_margin: the margin of the square crop for the identity, as a share of the face's height
+        on each side. ArcFace is trained on crops aligned by five landmarks, which layouts lack;
+        both images use the same square, since heads only move sideways.
     """
 
     frame: str = "face"
@@ -90,18 +88,18 @@ def swap_masks(
     body_layouts: Integer[np.ndarray, "b h w"],
     labels: LabelSet,
 ) -> tuple[Masks, Masks]:
-    """What a swap keeps: the head (in front) and the body; head layouts aligned already."""
+    """The masks of head (in front) and body that a swap keeps, from aligned layouts."""
     found = regions(head_layouts, body_layouts, labels)
     return np.asarray(found.head) > 0, np.asarray(found.body) > 0
 
 
 def own_masks(layouts: Integer[np.ndarray, "b h w"], labels: LabelSet) -> Masks:
-    """Head and body of real images: what the Mask- metrics hide there."""
+    """The head and body of real images, which the Mask- metrics hide."""
     return np.isin(layouts, (*labels.head, *labels.body))
 
 
 def exposed(images: Images, hidden: Masks, choices: Choices) -> Images:
-    """The Mask- metrics' images: what a swap has to inpaint, the rest filled."""
+    """The Mask- metrics' images: masked pixels are filled, only inpainted regions remain."""
     return np.where(hidden[..., None], np.uint8(choices.fill), images)
 
 
@@ -122,7 +120,7 @@ def _middle(side: int, choices: Choices) -> slice:
 
 
 def resize(images: Images, size: int, filter_name: str) -> UInt8[np.ndarray, "b n n 3"]:
-    """To `size` x `size`, with Pillow (antialiased)."""
+    """Resizes images to `size` x `size` with Pillow (antialiased)."""
     chosen = FILTERS[filter_name]
     return np.stack(
         [np.asarray(Image.fromarray(x).resize((size, size), chosen)) for x in images]
@@ -130,7 +128,7 @@ def resize(images: Images, size: int, filter_name: str) -> UInt8[np.ndarray, "b 
 
 
 def face_square(layout: Integer[np.ndarray, "h w"], labels: LabelSet, choices: Choices) -> Crop:
-    """The square around the face; it may reach over the edges.
+    """The square around the face; it may extend beyond the image.
 
     Raises:
       ValueError: no face.
@@ -147,7 +145,7 @@ def face_square(layout: Integer[np.ndarray, "h w"], labels: LabelSet, choices: C
 def take_square(
     image: UInt8[np.ndarray, "h w 3"], square: Crop, size: int
 ) -> UInt8[np.ndarray, "n n 3"]:
-    """The square at `size` pixels, bilinear; beyond the image its edge is repeated."""
+    """Crops the square at `size` pixels, bilinear; beyond the image, edge pixels are repeated."""
     return resize(framing.take(image, square)[None], size, "bilinear")[0]
 
 
@@ -158,7 +156,7 @@ class Staged(NamedTuple):
       head, body: uint8 `[S, S, 3]` with their layouts, int32 `[S, S]`.
       photo: uint8, the head's whole image.
       crop: the square of it that `head` shows.
-      shift: by how many columns neck alignment has moved it, 0 without.
+      shift: the number of columns that neck alignment moved the head by; 0 without.
     """
 
     head: LabelledImage
@@ -169,7 +167,7 @@ class Staged(NamedTuple):
 
 
 Alignment = bool | Literal["necks"]
-"""How heads are moved to their necks, see `stage`."""
+"""How heads are aligned; see `stage`."""
 ALIGNMENTS: tuple[Alignment, ...] = (True, "necks", False)
 
 _neck_shift = jax.jit(neck_shift, static_argnames="labels")
@@ -214,7 +212,7 @@ def stage(
 
 
 def face_crop(head: np.ndarray, body: np.ndarray, face: int) -> Crop:
-    """The square of the head's image in which its face is as large and where the body's is.
+    """The square of the head's image that puts its face at the size and place of the body's.
 
     Raises:
       ValueError: a layout without a face.
@@ -234,7 +232,7 @@ def _place(layout: np.ndarray, face: int) -> tuple[float, float, float]:
 
 
 def take_layout(layout: np.ndarray, crop: Crop, size: int, background: int) -> np.ndarray:
-    """The crop of a layout at `size` pixels, nearest; background beyond its edges."""
+    """Crops a layout at `size` pixels, nearest neighbour; background beyond its edges."""
     at = (np.arange(size) + 0.5) * crop.side / size
     rows, columns = (np.floor(start + at).astype(int) for start in (crop.top, crop.left))
     height, width = layout.shape

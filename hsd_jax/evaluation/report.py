@@ -1,4 +1,4 @@
-"""What was measured, as report.json, report.md and one HTML file that needs no other."""
+"""Writes the results as report.json, report.md and a self-contained report.html."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from hsd_jax.runtime import console
 from hsd_jax.runtime.files import write_text
 
 ROWS_SHOWN = 6  # best pairs, and as many of the worst
-_MOST = 8  # methods beside each other
+_MOST = 8  # methods side by side
 _QUALITY = 88
 _BINS = 24
 
@@ -31,7 +31,7 @@ PAPER_COLUMNS = (
 )
 _SAME = (None,) * 5
 # HS-Diffusion, arXiv 2212.06458: half-body SHHQ, 2,000 pairs; LPIPS is AlexNet's. Other images,
-# weights of extractors and choices than ours: no baseline for numbers of other data.
+# extractor weights and choices than ours: not comparable with other data.
 PAPER: dict[str, dict[str, tuple[float | None, ...]]] = {
     "table 1, SHHQ256": {
         "Cut-and-Paste": (*_SAME, 26.22, None, 31.48),
@@ -60,7 +60,7 @@ PAPER: dict[str, dict[str, tuple[float | None, ...]]] = {
 
 @dataclass(frozen=True)
 class Gallery:
-    """Where the images of a report come from."""
+    """The source of a report's images."""
 
     pairs: Sequence[Pairing]
     people: People
@@ -68,7 +68,7 @@ class Gallery:
     frame: str
 
     def row(self, place: int) -> dict[str, str]:
-        """Data URIs, by caption, of head, body and each method's result of a pair."""
+        """Data URIs of a pair's head, body and results, by caption."""
         pair = self.pairs[place]
         staged = staged_pair(pair, self.people, self.frame, True)
         shown = {"head": staged.head.image, "body": staged.body.image}
@@ -78,14 +78,14 @@ class Gallery:
 
 
 def inlined(image: np.ndarray) -> str:
-    """An image as a JPEG in a data URI."""
+    """Encodes an image as a JPEG data URI."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 class Cell(NamedTuple):
-    """A metric of a method as text: its value, `[low, high]` or "", whether it is the best."""
+    """A metric of a method as text: its value, its interval or "", whether it is the best."""
 
     value: str
     interval: str
@@ -94,21 +94,21 @@ class Cell(NamedTuple):
 
 def columns(content: Mapping[str, Any]) -> list[str]:
     """The metrics' names in the order in which they were measured."""
-    return list(next(iter(content["methods"].values()))["figures"])
+    return list(next(iter(content["methods"].values()))["metrics"])
 
 
 def best(content: Mapping[str, Any], name: str) -> float:
-    """The best value of a metric over all methods; `body-photo`, which swaps nothing, is none."""
+    """The best value of a metric over all methods except `body-photo`, which swaps nothing."""
     rows = {key: row for key, row in content["methods"].items() if key != "body-photo"}
-    values = [row["figures"][name] for row in (rows or content["methods"]).values()]
+    values = [row["metrics"][name] for row in (rows or content["methods"]).values()]
     choose = max if values[0]["higher_is_better"] else min
     return choose(value["value"] for value in values)
 
 
 def cell(content: Mapping[str, Any], method: str, name: str) -> Cell:
-    """A metric of a method."""
+    """Formats a metric of a method."""
     places = 4 if any(part in name for part in ("SSIM", "PD-", "LPIPS", "IDs", "IoU")) else 2
-    value = content["methods"][method]["figures"][name]
+    value = content["methods"][method]["metrics"][name]
     interval = ""
     if value.get("low") is not None:
         interval = f"[{value['low']:.{places}f}, {value['high']:.{places}f}]"
@@ -117,7 +117,7 @@ def cell(content: Mapping[str, Any], method: str, name: str) -> Cell:
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Metrics by methods in plain text, `*` at the best of each row: there are more metrics."""
+    """A text table of metrics (rows) by methods, with `*` at the best of each row."""
     methods = list(content["methods"])
     rows = []
     for name in columns(content):
@@ -144,26 +144,26 @@ def _sections(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def legend(content: Mapping[str, Any]) -> list[str]:
-    """What a reader must know, a sentence a line."""
+    """What readers of the report must know."""
     data = content["data"]
     names = ", ".join(f"{name} ({mark[:8]})" for name, mark in content["extractors"].items())
     lines = [
-        f"{data['pairs']} pairs, held against {data['pictures']} images of the {data['split']} "
+        f"{data['pairs']} pairs, compared with {data['images']} images of the {data['split']} "
         f"split; layouts {data['layouts']}; data {data['fingerprint']}.",
         f"Features: {names}. Distances of different features, or of other data, cannot be "
-        "compared; FD-hsd and KD-hsd are of this project's own parser and are no FID or KID.",
-        "KID is times 1000. [ ] are 95 % bootstrap intervals over images; where heads and "
-        "bodies come in several pairs the true ones are wider. A Frechet distance of few images "
-        "is biased upwards, alike for all methods of a table; it has no interval. Results share "
-        "heads and bodies with the real images, which lets both come out too small.",
-        "Distances, PD and LPIPS: the lower, the better; SSIM and IDs: the higher.",
+        "compared; FD-hsd and KD-hsd use this project's own parser and are not FID or KID.",
+        "KID is multiplied by 1000. [ ] are 95 % bootstrap intervals over images; if heads and "
+        "bodies occur in several pairs, the true intervals are wider. A Frechet distance of few "
+        "images is biased upwards, equally for all methods of a table; it has no interval. "
+        "Results share heads and bodies with the real images, which makes both too small.",
+        "Distances, PD and LPIPS: lower is better; SSIM and IDs: higher is better.",
     ]
     choices = ", ".join(f"{name} {value}" for name, value in content["choices"].items())
     return [*lines, f"Choices: {choices}.", *content.get("remarks", ())]
 
 
 def histograms(content: Mapping[str, Any]) -> list[str]:
-    """One plot a metric, one line a method."""
+    """One plot per metric, with one line per method."""
     rows = {name: row for name, row in content["per_pair"].items() if name != "id"}
     return [
         histogram(name, {method: np.array(row[name], float) for method, row in rows.items()})
@@ -172,7 +172,7 @@ def histograms(content: Mapping[str, Any]) -> list[str]:
 
 
 def histogram(title: str, values: Mapping[str, np.ndarray]) -> str:
-    """How many pairs have which value, as an SVG element."""
+    """A histogram of the pairs' values, as an SVG element."""
     finite = {name: x[np.isfinite(x)] for name, x in values.items()}
     every = np.concatenate([x for x in finite.values() if x.size] or [np.zeros(1)])
     low, high = (float(x) for x in np.percentile(every, [0.5, 99.5]))
@@ -222,7 +222,7 @@ def write(content: Mapping[str, Any], folder: Path, gallery: Gallery | None = No
       folder: where to.
       gallery: for the best and worst pairs in the HTML; None for no images.
     """
-    # NaN is no JSON: a number that does not exist is null.
+    # JSON has no NaN: missing values are null.
     clean = _without_nan(content)
     write_text(folder / "report.json", json.dumps(clean, indent=1, allow_nan=False) + "\n")
     templates = Environment(

@@ -1,4 +1,4 @@
-"""Our own swaps of staged pairs, by the runner that `hsd swap` uses."""
+"""Our own swaps of staged pairs, with the runner of `hsd swap`."""
 
 import zlib
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ class Swapped(NamedTuple):
     """One pair's results, uint8 `[S, S, 3]`."""
 
     pixels: np.ndarray
-    """Kept pixels come from the photos, as `hsd swap` writes it."""
+    """As `hsd swap` writes it: kept regions are the photos' own pixels."""
     latents: np.ndarray
-    """Everything is decoded from latents, as in the paper (preserve="latents")."""
+    """As in the paper: everything is decoded from latents (preserve="latents")."""
 
 
 class Sampler:
-    """Swaps with one set of weights; the layouts are given, so the parser has no part in it."""
+    """Swaps with one set of weights and given layouts, that is without the parser."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class Sampler:
 
         Args:
           folder: of weights.
-          seed: of the samples; a pair's sample depends on it and the pair's id alone.
-          solver, steps: as `hsd swap` has them.
-          inpaint: use the layout generator; without, the layout with its holes is the condition
-            (the rows "incomplete layout" of the paper's table 3).
-          batch: pairs at once, over all devices.
+          seed: of the samples; a pair's sample only depends on it and on the pair's id.
+          solver, steps: as for `hsd swap`.
+          inpaint: whether to use the layout generator; without it, the layout with its holes is
+            the condition ("incomplete layout" in the paper's table 3).
+          batch: pairs per batch, over all devices.
 
         Raises:
           ValueError: weights that are missing or damaged.
@@ -111,5 +111,5 @@ def _pair(staged: Staged, labels: LabelSet, own: LabelSet) -> Pair:
 
 
 def fingerprint(folder: Path) -> str:
-    """Of the networks that a `Sampler` reads."""
+    """The fingerprint of the networks of a `Sampler`."""
     return weights.fingerprint(folder, *PARTS)

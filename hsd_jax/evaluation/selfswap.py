@@ -1,24 +1,23 @@
-"""The offline benchmark with known truth: test people's own heads, put back on their own bodies.
+"""The offline benchmark with ground truth: puts test people's own heads back on their bodies.
 
     hsd eval selfswap --data DIR [--sources NAME ...] [--groups] [--sheet PNG]
 
-The hole that another person's head leaves (`hsd_jax.evaluation.holes`) is painted by each method,
-and what it painted is compared with the true pixels (`hsd_jax.evaluation.metrics`). `hsd` is the
-code of a swap from the parsed layouts on: mix, inpaint the layout, fuse, decode, blend. Head and
-body photo are both the picture with its hole made grey, so nothing of the truth can leak through
-the encoder's receptive field; grey is stranger to it than the old head of a real photo would be.
-The layouts are the data's, not the parser's: parsing errors are no part of the figures. The body's
-neck is known by its shape, as it is in a swap.
+Each method fills the hole that another person's head leaves (`hsd_jax.evaluation.holes`), and the
+result is compared with the true pixels (`hsd_jax.evaluation.metrics`). `hsd` is the code of a swap
+from the parsed layouts on: mix, inpaint the layout, fuse, decode, blend. Head and body photo are
+both the image with a grey hole, so that the truth cannot leak through the encoder's receptive
+field; grey is further from its training data than the old head of a real photo. The layouts are
+the data set's, so that parsing errors do not count. The body's neck is known by its shape, as in a
+swap.
 
-Baselines: Telea's and the Navier-Stokes inpainting of OpenCV, radius 5; cut-and-paste (the paper,
-section 4.1), which leaves the old head where it is, pastes the new one on it and keeps the neck of
-the body photo; class-colour, the inpainted layout in each class's mean colour outside the hole.
-Cut-and-paste is no more than a scale here: its neck is the truth itself, which no swap has, while
-the margin around the old head shows a rim of the other picture's background, which no swap has
-either.
+The baselines are OpenCV's Telea and Navier-Stokes inpainting, radius 5; cut-and-paste (the paper,
+section 4.1), which pastes the new head over the old one and keeps the body photo's neck; and
+class-colour, which fills the inpainted layout with each class's mean colour outside the hole.
+Cut-and-paste only gives a scale here: its neck is the truth itself, and around the old head it
+shows a rim of the other image's background. No swap has either.
 
-A sheet shows pictures of the data set: do not publish one unless their licence and the people on
-them allow it.
+A sheet shows images of the data set: do not publish one unless their licence and the people in them
+allow it.
 """
 
 import argparse
@@ -41,6 +40,7 @@ from hsd_jax.evaluation.pairs import GROUPS, groups_of
 from hsd_jax.imaging import files
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import LabelSet
+from hsd_jax.runtime import console
 from hsd_jax.swapping.finish import Layers, blend, settle
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.plan import Plan
@@ -51,35 +51,34 @@ if TYPE_CHECKING:  # they need the extras; the command says which when they are 
     from hsd_jax.evaluation.holes import Case
 
 BATCH = 8
-SOLVER = "dpmpp"
 METHODS = ("hsd", "telea", "navier-stokes", "cut-and-paste", "class-colour")
-FIGURES = {"psnr": "PSNR dB", "pd_hsd": "PD-hsd", "ssim": "SSIM", "seam": "seam"}
+METRICS = {"psnr": "PSNR dB", "pd_hsd": "PD-hsd", "ssim": "SSIM", "seam": "seam"}
 HIGHER_IS_BETTER = ("psnr", "ssim")
 _MIN_NECK = 100  # pixels in a hole: fewer have no reliable median
 _SHEET_ROWS = 12
 
 
 def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """`[BATCH, ...]`: the arrays, and copies of the last."""
+    """Stacks arrays to `[BATCH, ...]`, padded with copies of the last."""
     return np.stack([*arrays, *[arrays[-1]] * (BATCH - len(arrays))])
 
 
 def swapped(
     runner: Runner, cases: Sequence["Case"], seed: int, sampling: Sampling, in_window: bool | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each case's result, uint8 `[S, S, 3]`, and its inpainted layout, int32 `[S, S]`.
+    """Fills holes as `hsd swap` does: result uint8 `[S, S, 3]` and layout int32 `[S, S]` per case.
 
-    The sample of a case depends on `seed` and its index alone.
+    The sample of a case depends only on `seed` and the case's index.
 
     Args:
-      runner: of `hsd swap`.
-      cases: whose holes are painted.
+      runner: the runner of `hsd swap`.
+      cases: the cases whose holes are filled.
       seed: of the samples.
-      sampling: of the latents.
+      sampling: the solver and its steps.
       in_window: see `Runner.paint`.
 
     Raises:
-      ValueError: an image of another size, or a plan that keeps pixels of a hole.
+      ValueError: if an image has another size, or a plan keeps pixels of a hole.
     """
     size = runner.spec.size
     for case in cases:
@@ -106,7 +105,7 @@ def swapped(
 
 
 def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> np.ndarray:
-    """The painted image under the kept pixels, as a swap does it at the size of the crop."""
+    """Blends the painted image with the kept pixels, as a swap does at the size of the crop."""
     if (case.hole & (plan.head | plan.body)).any():
         raise ValueError(
             "the swap keeps pixels that are destroyed here: its margins in swapping/plan.py are "
@@ -118,21 +117,21 @@ def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> n
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:
-    """OpenCV's inpainting of the hole: Telea (2004), or Bertalmio et al. (2001)."""
+    """Fills the hole with OpenCV: Telea (2004) or Bertalmio et al. (2001)."""
     from hsd_jax.evaluation.baselines import inpaint_hole  # which needs OpenCV
 
     return inpaint_hole(case.destroyed, case.hole, navier_stokes)
 
 
-def cut_and_paste(case: "Case") -> np.ndarray:
-    """The old head, with its margin, where it shows in the hole; the picture itself elsewhere."""
+def old_head_kept(case: "Case") -> np.ndarray:
+    """Cut-and-paste: shows the old head and its margin in the hole, the image elsewhere."""
     return metrics.fill_hole(case.partner, case.truth, case.hole & case.old_head)
 
 
 def class_colour(case: "Case", layout: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """The hole in the colours of `layout`: each class's mean outside the hole.
+    """Fills the hole with the mean colour outside the hole of each class of `layout`.
 
-    A class that is not seen there gets the mean of all that is, the neck the face's.
+    A class that is not visible there gets the mean of the whole image; a neck gets the face's.
     """
     result = case.destroyed
     for index in np.unique(layout[case.hole]):
@@ -142,31 +141,31 @@ def class_colour(case: "Case", layout: np.ndarray, labels: LabelSet) -> np.ndarr
     return result
 
 
-def hue_between(picture: np.ndarray, neck: np.ndarray, face: np.ndarray) -> float:
-    """Distance of two regions' median colours in CIE a*b*: of hue and chroma, not of light."""
-    ours, theirs = (np.median(to_lab(picture[region]), axis=0)[1:] for region in (neck, face))
+def hue_between(image: np.ndarray, neck: np.ndarray, face: np.ndarray) -> float:
+    """Distance of two regions' median colours in CIE a*b*, which ignores lightness."""
+    ours, theirs = (np.median(to_lab(image[region]), axis=0)[1:] for region in (neck, face))
     return float(np.hypot(*(ours - theirs)))
 
 
 @dataclass
-class Figures:
-    """What was measured: `values[method][figure]` holds one number a picture.
+class Measurements:
+    """The metrics of every image, `values[method][metric]`, in the order of `indices`.
 
-    `hues` has, for each picture with a neck in its hole, how far that is from the face in hue:
-    the painted one and the true one.
+    `hues` holds, for each image with a neck in its hole, the distance in hue between neck and face
+    of the result and of the truth.
     """
 
     indices: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     values: dict[str, dict[str, list[float]]] = field(
-        default_factory=lambda: {method: {name: [] for name in FIGURES} for method in METHODS}
+        default_factory=lambda: {method: {name: [] for name in METRICS} for method in METHODS}
     )
     sheet: list[np.ndarray] = field(default_factory=list)
     groups: list[tuple[str, ...]] = field(default_factory=list)
     hues: list[tuple[float, float]] = field(default_factory=list)
 
-    def of(self, group: str) -> "Figures":
-        """Those of one of `pairs.GROUPS` alone."""
+    def of(self, group: str) -> "Measurements":
+        """The subset of one of `pairs.GROUPS`."""
         places = [i for i, groups in enumerate(self.groups) if group in groups]
 
         def chosen(numbers: list[Any]) -> list[Any]:
@@ -176,10 +175,10 @@ class Figures:
             method: {name: chosen(numbers) for name, numbers in row.items()}
             for method, row in self.values.items()
         }
-        return Figures(chosen(self.indices), chosen(self.shares), values)
+        return Measurements(chosen(self.indices), chosen(self.shares), values)
 
     def intervals(self, seed: int) -> dict[str, dict[str, metrics.Interval]]:
-        """Mean over the pictures, with its bootstrap interval."""
+        """The mean of every metric over the images, with its bootstrap interval."""
         return {
             method: {
                 name: metrics.bootstrap(np.array(numbers), seed) for name, numbers in row.items()
@@ -193,36 +192,36 @@ def evaluate(
     swap: Callable[[Sequence["Case"]], list[tuple[np.ndarray, np.ndarray]]],
     labels: LabelSet,
     distance: metrics.PerceptualDistance,
-) -> Figures:
-    """Every method on every case; ours is `swap`, see `swapped`."""
-    figures = Figures()
+) -> Measurements:
+    """Runs and measures every method on every case; ours is `swap`, see `swapped`."""
+    measured = Measurements()
     for batch in _batches(cases):
         results = []
-        for case, (picture, layout) in zip(batch, swap(batch), strict=True):
+        for case, (image, layout) in zip(batch, swap(batch), strict=True):
             row = (
-                picture,
+                image,
                 inpainted(case, navier_stokes=False),
                 inpainted(case, navier_stokes=True),
-                cut_and_paste(case),
+                old_head_kept(case),
                 class_colour(case, layout, labels),
             )
             results.append(dict(zip(METHODS, row, strict=True)))
-            figures.indices.append(case.index)
-            figures.shares.append(float(case.hole.mean()))
-            figures.groups.append(tuple(groups_of(case.truth, case.layout, labels)))
+            measured.indices.append(case.index)
+            measured.shares.append(float(case.hole.mean()))
+            measured.groups.append(tuple(groups_of(case.truth, case.layout, labels)))
             neck = np.isin(case.layout, labels.neck) & case.hole
             if neck.sum() >= _MIN_NECK:
                 face = case.layout == labels.face
-                painted, true = (hue_between(x, neck, face) for x in (picture, case.truth))
-                figures.hues.append((painted, true))
-            if len(figures.sheet) < _SHEET_ROWS:
-                figures.sheet.append(np.concatenate([case.truth, case.destroyed, *row], axis=1))
-        _measure(figures, batch, results, distance)
-    return figures
+                painted, true = (hue_between(x, neck, face) for x in (image, case.truth))
+                measured.hues.append((painted, true))
+            if len(measured.sheet) < _SHEET_ROWS:
+                measured.sheet.append(np.concatenate([case.truth, case.destroyed, *row], axis=1))
+        _measure(measured, batch, results, distance)
+    return measured
 
 
 def _measure(
-    figures: Figures,
+    measured: Measurements,
     batch: list["Case"],
     results: list[dict[str, np.ndarray]],
     distance: metrics.PerceptualDistance,
@@ -230,7 +229,7 @@ def _measure(
     truth = distance.features(padded([case.truth for case in batch]))
     holes = padded([case.hole for case in batch])
     for method in METHODS:
-        row = figures.values[method]
+        row = measured.values[method]
         triples = [(r[method], c.truth, c.hole) for c, r in zip(batch, results, strict=True)]
         filled = padded([metrics.fill_hole(*triple) for triple in triples])
         row["pd_hsd"] += distance(filled, truth, holes)[: len(batch)].tolist()
@@ -246,31 +245,26 @@ def _batches(cases: Iterable["Case"]) -> Iterator[list["Case"]]:
 
 
 def table(intervals: dict[str, dict[str, metrics.Interval]]) -> str:
-    """Methods by figures, with `*` at the best mean of each column."""
-    lines = [["", *FIGURES.values()]]
-    best = {}
-    for name in FIGURES:
+    """A text table of methods by metrics, with `*` at the best mean of each column."""
+    lines, best = [], {}
+    for name in METRICS:
         means = [row[name].mean for row in intervals.values()]
         best[name] = max(means) if name in HIGHER_IS_BETTER else min(means)
     for method, row in intervals.items():
         cells = [method]
-        for name in FIGURES:
+        for name in METRICS:
             mean, low, high = row[name]
             digits = 2 if name in ("psnr", "seam") else 4
             mark = "*" if mean == best[name] else " "
             cells.append(f"{mean:.{digits}f}{mark} [{low:.{digits}f}, {high:.{digits}f}]")
         lines.append(cells)
-    widths = [max(len(cells[i]) for cells in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in lines
-    )
+    return console.table(["", *METRICS.values()], lines)
 
 
-def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict[str, Any]:
+def _report(options: argparse.Namespace, folder: Path, measured: Measurements) -> dict[str, Any]:
     import cv2
 
-    intervals = figures.intervals(options.seed)
+    intervals = measured.intervals(options.seed)
     return {
         "benchmark": "selfswap",
         "versions": {
@@ -287,14 +281,14 @@ def _report(options: argparse.Namespace, folder: Path, figures: Figures) -> dict
         "steps": options.steps,
         "window": options.window,
         "sources": options.sources,
-        "pictures": len(figures.indices),
-        "hole_share": float(np.mean(figures.shares)),
-        "figures": {
+        "images": len(measured.indices),
+        "hole_share": float(np.mean(measured.shares)),
+        "metrics": {
             method: {name: interval._asdict() for name, interval in row.items()}
             for method, row in intervals.items()
         },
-        "hues": figures.hues,
-        "per_picture": {"index": figures.indices, "groups": figures.groups, **figures.values},
+        "hues": measured.hues,
+        "per_image": {"index": measured.indices, "groups": measured.groups, **measured.values},
     }
 
 
@@ -302,7 +296,7 @@ def run(options: argparse.Namespace) -> None:
     """`hsd eval selfswap`.
 
     Raises:
-      ValueError: options that do not fit the data or the disk.
+      ValueError: if options do not fit the data or the disk.
     """
     from hsd_jax.evaluation import holes
     from hsd_jax.training.input import load_source
@@ -325,27 +319,27 @@ def run(options: argparse.Namespace) -> None:
         swapped, runner, seed=options.seed, sampling=sampling, in_window=options.window
     )
     distance = metrics.PerceptualDistance(weights.load_part(folder, "parser"))
-    figures = evaluate(cases, swap, labels, distance)
-    if not figures.indices:
-        raise ValueError("no picture has a hole worth painting: use other --sources or --seed")
-    report = _report(options, folder, figures)
+    measured = evaluate(cases, swap, labels, distance)
+    if not measured.indices:
+        raise ValueError("no image has a hole worth painting: use other --sources or --seed")
+    report = _report(options, folder, measured)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.sheet:
-        files.save_image(np.concatenate(figures.sheet), options.sheet)
+        files.save_image(np.concatenate(measured.sheet), options.sheet)
     share = 100 * report["hole_share"]
-    print(f"{report['pictures']} {options.split} pictures, holes of {share:.1f} % on average, "
+    print(f"{report['images']} {options.split} images, holes of {share:.1f} % on average, "
           f"weights {folder.name}; mean [95 % interval], * best")  # fmt: skip
-    print(table(figures.intervals(options.seed)))
-    if figures.hues:
-        painted, true = np.mean(figures.hues, axis=0)
-        print(f"hue of neck and face, apart in a*b*: painted {painted:.1f}, in truth {true:.1f}; "
-              f"{len(figures.hues)} pictures")  # fmt: skip
+    print(table(measured.intervals(options.seed)))
+    if measured.hues:
+        painted, true = np.mean(measured.hues, axis=0)
+        print(f"distance of neck and face in a*b*: painted {painted:.1f}, true {true:.1f}; "
+              f"{len(measured.hues)} images")  # fmt: skip
     if options.groups:
         for group in GROUPS:
-            some = figures.of(group)
+            some = measured.of(group)
             if some.indices:
-                print(f"\n{group}, {len(some.indices)} pictures")
+                print(f"\n{group}, {len(some.indices)} images")
                 print(table(some.intervals(options.seed)))
     if options.sheet:
         print(f"{options.sheet}: truth, hole, {', '.join(METHODS)}")

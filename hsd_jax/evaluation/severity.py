@@ -1,7 +1,7 @@
-"""`hsd eval severity`: does an extractor's distance grow when images get worse?
+"""`hsd eval severity`: tests whether an extractor's distance grows as images get worse.
 
-The test images are spoilt more and more, and each spoilt set is held against the whole one.
-Extractors that no one has tried, as our own, must show that they see such things.
+The test images are degraded more and more, and each degraded set is compared with the original.
+Untested extractors, such as our own, must show that they are sensitive to this.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BATCH = 16
 BLUR = (0.5, 1, 2, 4)  # standard deviation in pixels
 NOISE = (4, 8, 16, 32)  # standard deviation in levels
 JPEG = (75, 50, 25, 10)  # quality
-PASTED = (0.25, 0.5, 0.75, 1.0)  # share of the images that wear another's head
+PASTED = (0.25, 0.5, 0.75, 1.0)  # share of the images with another's head
 
 
 def blur(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -54,7 +54,7 @@ SPOILT: dict[str, tuple[Spoil, Sequence[float]]] = {
 
 
 def pasted(people: People, indices: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Each image with the head of another one cut and pasted, aligned."""
+    """Pastes another image's head, aligned, onto each image."""
     rng = np.random.default_rng(seed)
     result = []
     for place, index in enumerate(indices):
@@ -70,9 +70,9 @@ def pasted(people: People, indices: Sequence[int], seed: int) -> list[np.ndarray
 def evaluate(
     people: People, indices: Sequence[int], extractor: Extractor, seed: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """For each way of spoiling, (severity, Frechet distance).
+    """Returns (severity, Frechet distance) for each degradation.
 
-    No kernel distance: its unbiased form wants sets that share no image, spoilt or not.
+    There is no kernel distance: its unbiased form needs disjoint sets of images.
 
     Raises:
       ValueError: fewer than two images.
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         extractor = features.make(spec)
         rows = evaluate(people, indices, extractor, options.seed)
         found[extractor.name] = rows
-        print(f"{len(indices)} test pictures, {distance_names(extractor)[0]}")
+        print(f"{len(indices)} test images, {distance_names(extractor)[0]}")
         for name, values in rows.items():
             cells = (f"{severity:g}: {value:.3f}" for severity, value in values)
             word = "grows" if grows([value for _, value in values]) else "does NOT grow strictly"

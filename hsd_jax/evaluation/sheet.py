@@ -1,7 +1,7 @@
-"""`hsd eval sheet`: swaps of test pictures side by side, to be looked at.
+"""`hsd eval sheet`: shows swaps of test images side by side.
 
-Each tile shows head, body and result. A sheet shows pictures of the data set: do not publish one
-unless their licence and the people on them allow it.
+Each tile shows head, body and result. A sheet shows images of the data set: do not publish one
+unless their licence and the people in them allow it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COLUMNS = 4  # tiles in a row
 
 
 def layout_tiles(tiles: list[np.ndarray], columns: int = COLUMNS) -> np.ndarray:
-    """Equal tiles uint8 `[h, w, 3]` in rows of `columns`; what is left of the last row is white."""
+    """Arranges equal tiles uint8 `[h, w, 3]` in rows of `columns`, padded with white."""
     blank = np.full_like(tiles[0], 255)
     tiles = tiles + [blank] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
@@ -30,10 +30,10 @@ def layout_tiles(tiles: list[np.ndarray], columns: int = COLUMNS) -> np.ndarray:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the sheet.
+    """`hsd eval sheet`.
 
     Raises:
-      ValueError: no such data, weights or folder.
+      ValueError: if data, weights or folder are missing.
     """
     options.output.parent.mkdir(parents=True, exist_ok=True)
     files.check_output(options.output)

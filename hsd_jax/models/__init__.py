@@ -6,9 +6,8 @@ from flax import linen as nn
 
 
 def apply(module: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-    """`module.apply` on parameters alone.
+    """`module.apply` with parameters only, typed as `Any`.
 
-    Linen types every result as perhaps a pair with changed variables; ours never is at inference,
-    and one place says so instead of each caller.
+    Linen types every result as possibly a pair with changed variables, which ours is not.
     """
     return module.apply({"params": params}, *args, **options)

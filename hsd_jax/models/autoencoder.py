@@ -22,7 +22,7 @@ from hsd_jax.models.blocks import (
 )
 from hsd_jax.models.conv import Conv, UpsampleConv
 
-# CompVis pads its stride-2 convolutions below and to the right only.
+# CompVis pads stride-2 convolutions only below and to the right.
 _DOWN_PADDING = ((0, 1), (0, 1))
 
 
@@ -43,8 +43,8 @@ class Middle(nn.Module):
         return ResBlock(*block, name="block_2")(h, train)
 
 
-class Encoder(nn.Module):
-    """`Encoder` of model.py; fields as in `Autoencoder`, `out_channels` those of its last conv."""
+class _Coder(nn.Module):
+    """Fields of encoder and decoder as in `Autoencoder`; `out_channels` of the last convolution."""
 
     out_channels: int
     ch: int
@@ -55,6 +55,10 @@ class Encoder(nn.Module):
     dropout: float
     dtype: Any
     num_groups: int
+
+
+class Encoder(_Coder):
+    """`Encoder` of CompVis' model.py."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -75,22 +79,12 @@ class Encoder(nn.Module):
         middle = (self.mid_attention, self.dropout, self.dtype, self.num_groups)
         h = Middle(*middle, name="mid")(h, train)
         h = nn.swish(GroupNorm(VAE_EPS, self.num_groups, name="norm_out")(h))
-        # The last convolution is cheap and decides the precision of the latents: float32.
+        # In float32: the last convolution is cheap and limits the precision of the latents.
         return Conv(self.out_channels, name="conv_out")(h)
 
 
-class Decoder(nn.Module):
-    """`Decoder` of model.py; fields as in `Autoencoder`, `out_channels` those of its last conv."""
-
-    out_channels: int
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attn_levels: tuple[int, ...]
-    mid_attention: bool
-    dropout: float
-    dtype: Any
-    num_groups: int
+class Decoder(_Coder):
+    """`Decoder` of CompVis' model.py."""
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
@@ -115,7 +109,7 @@ class Decoder(nn.Module):
 
 
 class Quantized(NamedTuple):
-    """What `Autoencoder.vector_quantize` returns.
+    """The result of `Autoencoder.vector_quantize`.
 
     Attributes:
       latents: `[B, h, w, embed_dim]` nearest codebook entries, gradient passed straight through.
@@ -137,17 +131,17 @@ class Autoencoder(nn.Module):
       n_embed: entries of the codebook (vq only).
       z_channels: channels between encoder and decoder and their 1 x 1 `quant_conv`s.
       ch: channels of the first level.
-      ch_mult: multiples of `ch`, one a level; every level but the last halves the resolution.
-      num_res_blocks: residual blocks a level (one more in the decoder).
+      ch_mult: multiples of `ch`, one per level; every level but the last halves the resolution.
+      num_res_blocks: residual blocks per level (one more in the decoder).
       attn_levels: indices of the levels with attention after every block. CompVis names them by
-        resolution (`attn_resolutions`), which ties the network to one image size.
+        resolution (`attn_resolutions`), which ties the network to an image size.
       mid_attention: attention at the lowest resolution (False is CompVis' `noattn`).
       out_ch: channels of the decoded image.
       dropout: rate inside residual blocks, active only with `train`.
       patch: our addition: space-to-depth by this factor before the encoder and its inverse after
         the decoder, so that small networks skip the costly full-resolution level; 1 is CompVis.
-      dtype: compute type, None for float32; latents, codebook and images are float32 always.
-      num_groups: of every norm, see `GroupNorm`; CompVis has always 32.
+      dtype: compute type, None for float32; latents, codebook and images are always float32.
+      num_groups: of every norm, see `GroupNorm`; always 32 in CompVis.
     """
 
     kind: str = "vq"
@@ -167,7 +161,7 @@ class Autoencoder(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels a latent, along each axis."""
+        """Pixels per latent along each axis."""
         return self.patch * 2 ** (len(self.ch_mult) - 1)
 
     def setup(self) -> None:
@@ -193,7 +187,7 @@ class Autoencoder(nn.Module):
     def encode(
         self, x: Float[Array, "b H W k"], train: bool = False
     ) -> Float[Array, "b h w c"] | tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
-        """Images to latents.
+        """Encodes images.
 
         Args:
           x: `[B, H, W, C]` in [-1, 1]; H and W multiples of `factor`.
@@ -222,19 +216,19 @@ class Autoencoder(nn.Module):
         """Nearest codebook entries (squared Euclidean distance) and the codebook loss.
 
         The loss is that of taming-transformers' `VectorQuantizer2` with its default legacy=True:
-        mean |sg(q) - h|^2 + 0.25 mean |q - sg(h)|^2, beta 0.25 on the codebook's term and not, as
-        the VQ-VAE paper has it, on the encoder's; CompVis trained its first stages so.
+        mean |sg(q) - h|^2 + 0.25 mean |q - sg(h)|^2. Its beta of 0.25 weights the codebook's term
+        and not the encoder's, as in the VQ-VAE paper; CompVis trained its first stages like this.
 
         Args:
           h: `[B, h, w, embed_dim]`.
 
         Raises:
-          ValueError: this autoencoder has no codebook.
+          ValueError: if this autoencoder has no codebook.
         """
         if self.kind != "vq":
             raise ValueError(f"an autoencoder of kind {self.kind!r} has no codebook: use kind 'vq'")
         h = h.astype(jnp.float32)
-        # |h|^2 is the same for all entries; full precision, or accelerators pick wrong neighbours.
+        # |h|^2 is the same for all entries. Without full precision, accelerators pick wrong ones.
         scores = jnp.square(self.codebook).sum(-1)[None, None, None] - 2 * jnp.einsum(
             "bhwd,nd->bhwn", h, self.codebook, precision=jax.lax.Precision.HIGHEST
         )
@@ -251,11 +245,11 @@ class Autoencoder(nn.Module):
     def decode(
         self, z: Float[Array, "b h w c"], force_not_quantize: bool = False, train: bool = False
     ) -> Float[Array, "b H W k"]:
-        """Latents to images.
+        """Decodes latents.
 
         Args:
           z: `[B, h, w, embed_dim]`; vq quantises it first unless `force_not_quantize`.
-          force_not_quantize: decodes `z` as it is, e.g. where it is quantised already.
+          force_not_quantize: decodes `z` as it is, e.g. if it is quantised already.
           train: activates dropout.
 
         Returns:
@@ -267,6 +261,6 @@ class Autoencoder(nn.Module):
     def __call__(
         self, x: Float[Array, "b H W k"], train: bool = False
     ) -> Float[Array, "b H W k"]:
-        """Reconstruction of `x`, by the posterior's mean for kl; also initialises every part."""
+        """Reconstructs `x`, by the posterior's mean for kl; initialises all parameters."""
         h = self.encode(x, train)
         return self.decode(h[0] if isinstance(h, tuple) else h, train=train)

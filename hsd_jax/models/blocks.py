@@ -1,7 +1,7 @@
-"""Building blocks that the autoencoder and the UNet share, NHWC.
+"""Building blocks shared by the autoencoder and the UNet, NHWC.
 
-Parameter trees follow CompVis latent-diffusion (`model.py`, `openaimodel.py`, `util.py`) one tensor
-for one tensor, so that importing its checkpoints only renames and transposes.
+Parameter trees follow CompVis latent-diffusion (`model.py`, `openaimodel.py`, `util.py`) tensor by
+tensor, so that importing its checkpoints only renames and transposes.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ UNET_EPS = 1e-5  # `GroupNorm32` in util.py keeps torch's default
 
 
 def fitting_groups(channels: int, num_groups: int = 32) -> int:
-    """`num_groups` where it divides `channels`, else fewer groups of at least four channels.
+    """`num_groups` if it divides `channels`, else fewer groups of at least four channels.
 
-    CompVis knows only channels in multiples of 32. Groups of one channel would make narrow networks
-    forget the mean of every channel, and with it whatever was added to a channel as a constant: the
-    UNet's embedded step.
+    CompVis only has multiples of 32 channels. In narrow networks, groups of one channel would
+    remove the mean of every channel, and with it the UNet's step embedding, which is added as a
+    constant.
     """
     if channels % num_groups == 0:
         return num_groups
@@ -32,7 +32,7 @@ def fitting_groups(channels: int, num_groups: int = 32) -> int:
 
 
 def average_pool(x: jax.Array, factor: int) -> jax.Array:
-    """Means of `factor` x `factor` tiles: `[B, H, W, C]` -> `[B, H / factor, W / factor, C]`.
+    """Averages `factor` x `factor` tiles: `[B, H, W, C]` -> `[B, H / factor, W / factor, C]`.
 
     With factor 2 this is exactly torch's bilinear x 0.5 (no antialias), which
     `jax.image.resize` with its default antialias is not.
@@ -56,7 +56,7 @@ def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
-    """The inverse of `space_to_depth`."""
+    """Inverts `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, patch, patch, c // patch**2).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h * patch, w * patch, c // patch**2)
@@ -71,9 +71,9 @@ def timestep_embedding(
 ) -> jax.Array:
     """Sinusoids of the diffusion step: `[B]` int or float -> `[B, dim]` float32.
 
-    Order `[cos, sin]` with frequencies `max_period ** (-i / (dim // 2 - freq_shift))`; shift 0 is
-    CompVis' UNet (`util.py`). Its `model.py`, as DDPM, has shift 1 and `[sin, cos]` (`sin_first`).
-    An odd `dim` ends in a zero.
+    The order is `[cos, sin]`, with frequencies `max_period ** (-i / (dim // 2 - freq_shift))`.
+    CompVis' UNet (`util.py`) has shift 0; its `model.py`, like DDPM, has shift 1 and `[sin, cos]`
+    (`sin_first`). An odd `dim` ends in a zero.
     """
     half = dim // 2
     steps = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
@@ -89,7 +89,7 @@ class GroupNorm(nn.Module):
 
     Attributes:
       eps: added to the variance; `VAE_EPS` or `UNET_EPS`, which differ.
-      num_groups: wanted groups; `fitting_groups` are taken.
+      num_groups: the number of groups, reduced by `fitting_groups` if necessary.
       dtype: type of the result, None for float32.
     """
 
@@ -115,7 +115,7 @@ class GroupNorm(nn.Module):
         mean = group_mean(x)
         variance = group_mean(jnp.square(x - mean))
         gain = jax.lax.rsqrt(variance + self.eps) * scale[None, None, None]
-        # Not the expression above again: XLA would write x - mean down to use it twice.
+        # Not x - mean again: XLA would store it in memory to use it twice.
         centred = x + -mean
         return (centred * gain + bias[None, None, None]).astype(self.dtype or jnp.float32)
 
@@ -124,7 +124,7 @@ class ResBlock(nn.Module):
     """norm, swish, conv, norm, swish, dropout, conv, plus the input (`ResnetBlock`, model.py).
 
     Attributes:
-      features: output channels; a 1 x 1 `nin_shortcut` fits the input to them where they differ.
+      features: output channels; if the input has others, a 1 x 1 `nin_shortcut` maps it to them.
       dropout: rate, active only with `train`.
       dtype: compute type, None for float32.
       num_groups: of the norms, see `GroupNorm`.
@@ -167,15 +167,15 @@ class AttnBlock(nn.Module):
         return x + Conv(c, kernel_size=1, dtype=self.dtype, name="proj_out")(y)
 
 
-_QUERIES = 1024  # their weights over 64 x 64 positions are 16 MB, which caches may hold
+_QUERIES = 1024  # their weights over 64 x 64 positions are 16 MB, which fits in caches
 
 
 def attend(
     q: Float[Array, "b t c"], k: Float[Array, "b t c"], v: Float[Array, "b t c"]
 ) -> Float[Array, "b t c"]:
-    """`jax.nn.dot_product_attention` of one head; on CPU a quarter faster for large maps.
+    """`jax.nn.dot_product_attention` of one head, a quarter faster on CPU for large maps.
 
-    There it is 2-D dots, 1,024 queries or fewer at a time.
+    On CPU it consists of 2-D matmuls of at most 1,024 queries.
     """
     length, channels = q.shape[1:]
     least = -(-length // _QUERIES)

@@ -1,4 +1,4 @@
-"""The condition tau_theta: a one-hot layout brought to the size of the latents.
+"""The condition tau_theta: a one-hot layout, resized to the latents.
 
 HS-Diffusion (arXiv 2212.06458, section 3.1): s = tau_theta(l), concatenated to the UNet's input.
 This is CompVis latent-diffusion's `SpatialRescaler` (`encoders/modules.py`).
@@ -17,8 +17,9 @@ from hsd_jax.models.conv import Conv
 class SpatialRescaler(nn.Module):
     """Bilinear x 0.5 (no antialias), `n_stages` times, then a 1 x 1 convolution.
 
-    Both are linear, so class indices take the convolution first, as a look-up in its kernel: the
-    same up to float32 rounding, without the one-hot array, which for 20 classes at 512 px is 21 MB.
+    Both are linear, so for class indices the convolution comes first, as a look-up in its kernel.
+    This is the same up to float32 rounding and avoids the one-hot array (21 MB for 20 classes at
+    512 px).
 
     Attributes:
       out_channels: channels of the condition.
@@ -38,12 +39,12 @@ class SpatialRescaler(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """One-hot layout `[B, H, W, K]` -> `[B, H / 2^n, W / 2^n, out_channels]` float32.
 
-        Class indices `[B, H, W]` do as well once there are parameters.
+        Also takes class indices `[B, H, W]`, except in `init`.
 
         Raises:
           ValueError: H or W is no multiple of `2 ** n_stages`.
         """
-        # Repeated 2 x 2 means are one mean over the larger tile.
+        # Repeated 2 x 2 means equal one mean over a larger tile.
         tile = 2**self.n_stages
         if layout.ndim == 3:
             mapper = self.get_variable("params", "channel_mapper")

@@ -1,10 +1,10 @@
-"""Convolutions, NHWC: one `Conv` whose 3 x 3 form is chosen per device, shape and type.
+"""Convolutions, NHWC: one `Conv` whose 3 x 3 algorithm is chosen by device, shape and type.
 
-On GPU and TPU a convolution is `lax.conv_general_dilated`. On CPU, XLA runs 2-D dots near the
-machine's peak but convolutions, and above all their gradients, well below it; there a 3 x 3
-convolution becomes dots (see `winograd`, and `forms` for the measured choice). Parameters, results
-and gradients are those of the plain convolution up to float32 rounding: the relative error of a
-convolution or gradient is below 1e-5 (tested).
+On GPU and TPU a convolution is `lax.conv_general_dilated`. On CPU, XLA runs 2-D matmuls near the
+machine's peak but convolutions, and especially their gradients, well below it; there a 3 x 3
+convolution becomes matmuls (see `winograd`, and `forms` for the measured choice). Parameters,
+results and gradients are those of the plain convolution up to float32 rounding: the relative error
+of a convolution or gradient is below 1e-5 (tested).
 """
 
 import functools
@@ -30,23 +30,23 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _SAME = ((1, 1), (1, 1))
 _ALGORITHMS = {"f2": F2, "f4": F4, "f2_bf16": F2, "up2": UP2, "up2_bf16": UP2}
 
-# Below this the transforms, bound by memory, cost more than the dots save.
+# Below this, the memory-bound transforms cost more than the matmuls save.
 _MIN_WINOGRAD_CHANNELS = 64
-# Tiles that stick out of the picture by more than this share are wasted work.
+# The share of tiles outside the image above which too much work is wasted.
 _MAX_WASTE = 1.3
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["grid"], meta_fields=["form"])
 @dataclass(frozen=True)
 class Filters:
-    """A kernel as its convolution takes it, in the place of the parameter `kernel`."""
+    """A transformed kernel, in place of the parameter `kernel`."""
 
     grid: Any
     form: str
 
 
 def _stored(dtype: Any) -> Any:
-    """Of a convolution's result: on CPU float32, as it was summed; the next product rounds it."""
+    """The type of a convolution's result: on CPU the float32 of its sums, rounded by the next."""
     return jnp.float32 if forms.on_cpu() else dtype
 
 
@@ -57,7 +57,7 @@ def _dot_type(form: str) -> Any:
 def _choice(
     op: str, use: str, x: jax.Array | jax.ShapeDtypeStruct, cin: int, cout: int
 ) -> str:
-    """The table's form, or the next simpler one where it does not suit the shape."""
+    """The table's choice, or the next simpler algorithm if that does not suit the shape."""
     b, h, w, _ = x.shape
     form = forms.choose(op, use, math.sqrt(b * h * w), cin, cout, x.dtype)
     if form not in _ALGORITHMS:
@@ -74,7 +74,7 @@ def _choice(
 def _native(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
 ) -> jax.Array:
-    stored = _stored(x.dtype)  # to which XLA's convolution on CPU would widen by itself
+    stored = _stored(x.dtype)  # XLA's convolution on CPU computes in it anyway
     return lax.conv_general_dilated(
         x.astype(stored),
         kernel.astype(x.dtype).astype(stored),
@@ -86,7 +86,7 @@ def _native(
 
 
 def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Every window as a row, then one dot: for few input channels, and for strides."""
+    """Every window as a row of one matmul: for few input channels, and for strides."""
     size, _, cin, cout = kernel.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     b, h, w, _ = x.shape
@@ -106,7 +106,7 @@ def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> j
 
 
 def _col2im(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """One dot, then the nine taps' results shifted and summed: for few output channels."""
+    """One matmul whose results for nine taps are shifted and summed: for few output channels."""
     b, h, w, cin = x.shape
     cout = kernel.shape[-1]
     taps = _dot(x.reshape(-1, cin), kernel.transpose(2, 0, 1, 3).reshape(cin, 9 * cout))
@@ -128,7 +128,7 @@ def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _mixed(x: jax.Array, kernel: jax.Array, forward: str, backward: str) -> jax.Array:
-    """A stride-1 convolution whose gradients take another form than its values."""
+    """A stride-1 convolution with separate algorithms for values and gradients."""
     return _one_form(x, kernel, forward)
 
 
@@ -154,7 +154,7 @@ def _one_form(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
 
 
 def _apply_filters(x: jax.Array, filters: Filters) -> jax.Array:
-    """float32, to be rounded once, after the bias."""
+    """The convolution in float32, to be rounded once after the bias."""
     dtype = _dot_type(filters.form)
     return convolve(x, filters.grid, _ALGORITHMS[filters.form], cin_last=True, dtype=dtype)
 
@@ -165,8 +165,8 @@ def conv2d(
 ) -> jax.Array:
     """Convolution `[B, H, W, Cin] x [k, k, Cin, Cout]`; `padding` None is torch's symmetric one.
 
-    The kernel may be more precise than x: it is rounded where a form multiplies in x's type. The
-    result is of x's type on accelerators and float32 on CPU.
+    The kernel may be more precise than x; it is rounded if products are in x's type. The result has
+    x's type on accelerators and is float32 on CPU.
     """
     reach = dilation * (kernel.shape[0] // 2)
     padding = padding or ((reach, reach), (reach, reach))
@@ -192,20 +192,20 @@ def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
 
 
 def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`conv2d(upsample_nearest(x), kernel)`, 3 x 3, at x's own size where that is faster."""
+    """`conv2d(upsample_nearest(x), kernel)`, 3 x 3, computed at x's size if that is faster."""
     form = _choice("up", "once", x, *kernel.shape[2:])
     return conv2d(upsample_nearest(x), kernel) if form == NATIVE else _one_form(x, kernel, form)
 
 
 def transform_kernels(module: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-    """`params` with the kernels of many calls to come transformed once.
+    """Transforms kernels once for many calls.
 
     Where a convolution's form transforms its kernel, `Filters` take the kernel's place, up to four
     times its size. For loops of inference, before the loop: XLA takes most transforms out of a
     `lax.scan` by itself, but does not put filters into the order that few rows are fastest in.
 
     Args:
-      module: the net.
+      module: the network.
       params: its parameters.
       args, options: as in `module.apply({"params": params}, ...)`: the shapes decide.
 
@@ -240,7 +240,7 @@ def _replaced(params: Any, found: dict[tuple[str, ...], str], path: tuple[str, .
 
 
 class Conv(nn.Module):
-    """2-D convolution with torch's default padding (`dilation * (kernel_size // 2)` a side).
+    """2-D convolution with torch's usual padding, `dilation * (kernel_size // 2)` per side.
 
     Attributes:
       features: output channels.

@@ -1,11 +1,11 @@
-"""Which form a 3 x 3 convolution takes: the fastest that was measured nearest to its shape.
+"""Chooses the algorithm of a 3 x 3 convolution: the fastest at the nearest measured shape.
 
 `conv_table.json` is written by `hsd bench conv -o FILE` on the devices that it names. It holds, by
 device, rows `[op, use, dtype, side, cin, cout, form]`: op is "conv", "down" (stride 2) or "up"
 (nearest x 2 before it); use is "once" (forward with a kernel as it is), "fixed" (forward with
-filters transformed beforehand) or "grad" (backward); side is the root of the input's pixels, over
-the whole batch, for these are the rows of the dots. The forms of one op give the same results up to
-rounding, so that a wrong choice costs time only.
+filters transformed beforehand) or "grad" (backward); side is the square root of the pixels of the
+whole batch, which are the rows of the matmuls. The algorithms (forms) of an op give the same
+results up to rounding, so a wrong choice only costs time.
 """
 
 import functools
@@ -34,9 +34,9 @@ _forced: ContextVar[tuple[str, ...]] = ContextVar("forced", default=())
 
 @contextmanager
 def compiled_for(platform: str) -> Iterator[None]:
-    """Convolutions traced inside take the form for `platform`: "cpu", "gpu" or "tpu".
+    """Makes convolutions traced inside use the algorithm for `platform`: "cpu", "gpu" or "tpu".
 
-    For programs that are compiled ahead of time for other hardware.
+    It is for programs that are compiled ahead of time for other hardware.
     """
     token = _platform.set(platform)
     try:
@@ -47,9 +47,9 @@ def compiled_for(platform: str) -> Iterator[None]:
 
 @contextmanager
 def always(*names: str) -> Iterator[None]:
-    """Convolutions traced inside take the first of these forms that they can: to measure and test.
+    """Makes convolutions traced inside use the first possible of these forms, else "native".
 
-    "native" is what is left.
+    It is for measurements and tests.
     """
     token = _forced.set(names)
     try:
@@ -61,8 +61,8 @@ def always(*names: str) -> Iterator[None]:
 def natively(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` with native convolutions, which compile two to nine times faster.
 
-    For small nets that a process calls a few times: the embedded ones run as fast so, within a
-    tenth (two Xeon cores). And to count the operations of any net alike.
+    It is for small networks that a process calls a few times, since the embedded ones run as fast
+    within a tenth (two Xeon cores), and for counting the FLOPs of networks consistently.
     """
 
     @functools.wraps(function)
@@ -74,7 +74,7 @@ def natively(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def device_name() -> str:
-    """The device as the table names it: "cpu GenuineIntel", "gpu NVIDIA H100 80GB HBM3"."""
+    """The device's name in the table: "cpu GenuineIntel", "gpu NVIDIA H100 80GB HBM3"."""
     platform = _platform.get()
     if platform is None or platform == jax.default_backend():
         platform = jax.default_backend()
@@ -84,7 +84,7 @@ def device_name() -> str:
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now is for a CPU."""
+    """Whether the current trace is for a CPU."""
     return device_name().startswith("cpu")
 
 
@@ -106,7 +106,7 @@ def _table() -> dict[str, list[list[Any]]]:
 
 @functools.cache
 def _rows(device: str, op: str, use: str, dtype: str) -> list[tuple[tuple[float, ...], str]]:
-    """Logarithms of the shapes that were measured, and the winners; none for unknown devices."""
+    """Logarithms of the measured shapes with the fastest forms; empty for unknown devices."""
     table = _table()
     platform = device.partition(" ")[0]
     names = [device, *(name for name in table if name.partition(" ")[0] == platform)]
@@ -116,7 +116,7 @@ def _rows(device: str, op: str, use: str, dtype: str) -> list[tuple[tuple[float,
 
 
 def choose(op: str, use: str, side: float, cin: int, cout: int, dtype: Any) -> str:
-    """The form of an op.
+    """Chooses the form of an op.
 
     Args:
       op, use: see the module.

@@ -1,8 +1,8 @@
 """The InceptionV3 of the Frechet Inception distance (Heusel et al. 2017, arXiv 1706.08500).
 
-It is the TensorFlow net of 2015-12-05 as pytorch-fid and torch-fidelity run it, not torchvision's:
-average pools do not count padding, and Mixed_7c takes a max pool. Modules are named as there; the
-weights (`pt_inception-2015-12-05`) come through `hsd_jax.convert`.
+This is the TensorFlow network of 2015-12-05 as pytorch-fid and torch-fidelity run it, not
+torchvision's: average pools do not count padding, and Mixed_7c uses a max pool. Modules are named
+as there; the weights (`pt_inception-2015-12-05`) come through `hsd_jax.convert`.
 """
 
 from collections.abc import Sequence
@@ -260,7 +260,7 @@ class InceptionV3(nn.Module):
 
 
 def preprocess(images: Array, kind: str) -> Float[Array, "b h w 3"]:
-    """Images as the net takes them; for `kind` and errors see `InceptionV3`."""
+    """Images as the network takes them; for `kind` and errors see `InceptionV3`."""
     if kind not in PREPROCESSINGS:
         raise ValueError(f"unknown preprocessing {kind!r}: use {', '.join(PREPROCESSINGS)}")
     whole = images.dtype == jnp.uint8

@@ -1,8 +1,9 @@
-"""Landmarks of a face: a residual U-Net's heatmaps, whose means are the places, and its pose.
+"""The landmark network: a residual U-Net for facial landmarks and the pose of the head.
 
-The places are soft-argmaxes (integral regression: Sun et al., ECCV 2018, arXiv 1711.08229; with a
-Gaussian target on the heatmap: Nibali et al., arXiv 1801.07372). They move with the image, and are
-finer than the heatmap's cells, where a regression from pooled features must learn both from data.
+Landmarks are soft-argmaxes of heatmaps (integral regression: Sun et al., ECCV 2018, arXiv
+1711.08229; with a Gaussian target on the heatmap: Nibali et al., arXiv 1801.07372). These are
+translation-equivariant and finer than the heatmap's cells; a regression from pooled features would
+have to learn both from data.
 """
 
 from typing import Any, NamedTuple
@@ -16,31 +17,31 @@ from hsd_jax.models.blocks import GroupNorm, space_to_depth
 from hsd_jax.models.conv import Conv, upsample_nearest
 from hsd_jax.models.parser import Residual
 
-# Left and right as the viewer sees them. The edges are where the cheeks end, before the ears.
+# Left and right are the viewer's. The edges are the ends of the cheeks, before the ears.
 POINTS = (
     "left_eye", "right_eye", "nose", "left_mouth", "right_mouth", "chin", "forehead", "left_edge",
     "right_edge",
 )  # fmt: skip
-MIRRORED = (1, 0, 2, 4, 3, 5, 6, 8, 7)  # which point each becomes in the mirror
+MIRRORED = (1, 0, 2, 4, 3, 5, 6, 8, 7)  # the point that each becomes in a mirror image
 SIZE = 128  # side of the input
-SIDE = 2.2  # of the square that the net sees, in face sizes (square root of the face mask's area)
+SIDE = 2.2  # of the network's crop, in face sizes (square roots of the face mask's area)
 
 
 class Found(NamedTuple):
-    """What the net says of `B` crops."""
+    """The network's output for `B` crops."""
 
     points: Float[Array, "B P 2"]
     """Column and row as shares of the crop's side, 0 at its left and upper edge."""
     angles: Float[Array, "B 2"]
     """Yaw, to the viewer's right, and pitch, upwards, in radians."""
     confidence: Float[Array, " B"]
-    """Logit of "this is a face, seen well enough"."""
+    """Logit of "this is a clearly visible face"."""
     heatmaps: Float[Array, "B h w P"]
     """Logits over the cells, a quarter as fine as the crop."""
 
 
 def soft_argmax(heatmaps: Float[Array, "B h w P"]) -> Float[Array, "B P 2"]:
-    """Means of the softmax over cells: (column, row) as shares of the side, at cells' middles."""
+    """Means of the softmax over the centres of cells: (column, row) as shares of the side."""
     _, h, w, _ = heatmaps.shape
     share = jax.nn.softmax(heatmaps.astype(jnp.float32), axis=(1, 2))
     columns, rows = (jnp.arange(w) + 0.5) / w, (jnp.arange(h) + 0.5) / h
@@ -50,12 +51,12 @@ def soft_argmax(heatmaps: Float[Array, "B h w P"]) -> Float[Array, "B P 2"]:
 
 
 class LandmarkNet(nn.Module):
-    """Places of `POINTS`, the head's turn, and whether there is a face.
+    """Finds `POINTS`, the pose of the head, and whether there is a face.
 
     Attributes:
       widths: channels at 1/4, 1/8, 1/16 of the side; multiples of 16.
-      depths: residual blocks at each of them, on the way down.
-      hidden: features that the pose and the confidence are read from, beside the places.
+      depths: residual blocks at each of them in the encoder.
+      hidden: features for the pose and the confidence, besides the landmarks.
       dtype: compute type, None for float32.
     """
 
@@ -66,13 +67,13 @@ class LandmarkNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W 3"]) -> Found:
-        """Reads crops.
+        """Finds the landmarks of crops.
 
         Args:
           x: in [-1, 1]; `SIZE` pixels a side, `SIDE` face sizes wide.
 
         Raises:
-          ValueError: another size, on which the pose's dense layer would not fit.
+          ValueError: if the crops have another size, which the pose's dense layer does not fit.
         """
         if x.shape[1:3] != (SIZE, SIZE):
             raise ValueError(
@@ -103,7 +104,7 @@ class LandmarkNet(nn.Module):
         return heatmaps.astype(jnp.float32)
 
     def _pose(self, h: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """From the coarsest features where they are, and from the places."""
+        """The angles and the confidence, from the coarsest features and the landmarks."""
         width = self.widths[-1]
         h = nn.swish(GroupNorm(1e-6, 16, self.dtype, name="pose_norm0")(h))
         h = Conv(width, stride=2, dtype=self.dtype, name="pose_down")(h)

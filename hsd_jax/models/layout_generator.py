@@ -214,8 +214,8 @@ class LayoutGenerator(nn.Module):
       width: factor on all channel counts of the preset.
       norm: "batch" or "group".
       focus_sharpness: a in m = (tanh(a x) + 1) / 2; 10 in Council-GAN.
-      patch: our addition: the net sees tiles of `patch` x `patch` pixels as one, and tells each of
-        their pixels apart in its channels; a coarse net then draws edges at full resolution.
+      patch: our addition: tiles of `patch` x `patch` pixels become channels of one position, so
+        that a small network draws edges at full resolution.
       dtype: compute type, None for float32; outputs are float32 always.
     """
 

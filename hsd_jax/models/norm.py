@@ -28,10 +28,10 @@ _axis_name: ContextVar[AxisName | None] = ContextVar("axis_name", default=None)
 
 @contextmanager
 def statistics_over(axis_name: AxisName | None) -> Iterator[None]:
-    """Batch norms traced inside take statistics over the mapped axis, or axes, `axis_name` as well.
+    """Makes batch norms traced inside also take statistics over the mapped axes `axis_name`.
 
-    For `jax.pmap` and its like, where an array holds one device's part of the batch; None is for
-    whole batches, sharded ones included.
+    It is for `jax.pmap`, under which an array is one device's part of the batch; None is for whole
+    batches, sharded ones included.
     """
     token = _axis_name.set(axis_name)
     try:
@@ -41,7 +41,7 @@ def statistics_over(axis_name: AxisName | None) -> Iterator[None]:
 
 
 def mean_over_devices(mean: jax.Array) -> jax.Array:
-    """The whole batch's mean from that of a device's part; the same where nothing is mapped."""
+    """The mean over the whole batch from that of a device's part; the same if nothing is mapped."""
     axis_name = _axis_name.get()
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
@@ -50,8 +50,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation as torch's `BatchNorm2d` (Ioffe and Szegedy, arXiv 1502.03167).
 
     Statistics are over all axes but the last, in float32: those of the batch when `train`, else the
-    running ones. Running values keep 1 - momentum of the old and take the batch's unbiased
-    variance; normalisation uses the biased one. Running values get no gradient.
+    running ones. Running values are averages with weight 1 - momentum for the old value and use
+    the unbiased variance; normalisation uses the biased one. Running values get no gradient.
 
     Attributes:
       train: use the statistics of the batch, and sow the new running values into "stats".
@@ -125,9 +125,9 @@ def make_norm(
 
 
 def merge_stats(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
-    """`params` with every value of `stats` in its place, paths being the same.
+    """Replaces the parameters at the paths of `stats` by its values.
 
-    Pure; under jit it costs nothing. ValueError when `stats` has a path that `params` lacks.
+    It is pure and free under jit. Raises ValueError if `stats` has a path that `params` lacks.
     """
     merged = dict(params)
     for name, value in stats.items():

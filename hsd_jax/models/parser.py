@@ -1,9 +1,9 @@
-"""The light parser: a photo to class logits, a residual U-Net at a quarter of the size and below.
+"""A light parser: a residual U-Net from photos to class logits, at a quarter of the size and below.
 
-The paper parses with SCHP (Li et al., TPAMI 2020), 67 M parameters trained elsewhere. Ours is
-small enough to train on a CPU and to ship: the picture enters as 4 x 4 blocks (48 channels), and
-the logits leave as 2 x 2 blocks, enlarged bilinearly, so every convolution has 64 channels or more
-at a quarter of the side or less.
+The paper uses SCHP (Li et al., TPAMI 2020), with 67 M parameters. Ours is small enough to train on
+a CPU and to ship: the input is 4 x 4 blocks of pixels (48 channels), the output 2 x 2 blocks of
+logits, resized bilinearly, so that every convolution has 64 channels or more at a quarter of the
+side or less.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ class Parser(nn.Module):
     Attributes:
       num_classes: classes of the label set.
       widths: channels at 1/4, 1/8, 1/16, ... of the side; multiples of 16.
-      depths: residual blocks at each of them, on the way down.
+      depths: residual blocks at each of them in the encoder.
       dtype: compute type, None for float32.
     """
 
@@ -50,7 +50,7 @@ class Parser(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """The picture's height and width must be multiples of this."""
+        """The image's height and width must be multiples of this."""
         return 4 * 2 ** (len(self.widths) - 1)
 
     @nn.compact
@@ -59,7 +59,7 @@ class Parser(nn.Module):
 
         Args:
           x: `[B, H, W, 3]` in [-1, 1]; H and W multiples of `multiple`.
-          features: also return the encoder's activations, one array a level.
+          features: whether to also return the encoder's activations, one array per level.
 
         Returns:
           `[B, H, W, num_classes]` float32 logits, or `(logits, [features, ...])`.
@@ -68,7 +68,7 @@ class Parser(nn.Module):
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"the parser takes sides that are multiples of {self.multiple}, "
-                f"not {height} x {width}: pad the picture"
+                f"not {height} x {width}: pad the image"
             )
         h = Conv(self.widths[0], dtype=self.dtype, name="stem")(space_to_depth(x, 4))
         skips = []

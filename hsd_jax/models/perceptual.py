@@ -1,7 +1,7 @@
 """LPIPS, the learnt perceptual distance (Zhang et al. 2018, arXiv 1801.03924), in VGG16 or AlexNet.
 
 Version 0.1 of the `lpips` package: the backbones are torchvision's, up to the last tap; the weights
-come through `hsd_jax.convert`. Losses and figures use the same module.
+come through `hsd_jax.convert`. Losses and metrics use the same module.
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class Stage(NamedTuple):
 
 
 class Backbone(NamedTuple):
-    """A feature net; `min_size` is the least side of an image that leaves its last tap a pixel."""
+    """A feature network; `min_size` is the smallest side whose last tap has a pixel."""
 
     min_size: int
     stages: tuple[Stage, ...]
@@ -89,7 +89,7 @@ class FeatureStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> list[jax.Array]:
-        """Images scaled for the net (see `LPIPS`) -> the five taps, `[B, h, w, C]` each."""
+        """Images scaled for the network (see `LPIPS`) -> the five taps, `[B, h, w, C]` each."""
         backbone = find_backbone(self.backbone)
         if min(x.shape[1:3]) < backbone.min_size:
             raise ValueError(
@@ -125,7 +125,7 @@ class LPIPS(nn.Module):
     `jax.default_matmul_precision("float32")`.
 
     Attributes:
-      backbone: "vgg16", the usual training loss, or "alexnet", the usual figure.
+      backbone: "vgg16", the usual training loss, or "alexnet", the usual metric.
       calibrated: the learnt weights of the channels; without, all are 1 (`lpips=False`).
       dtype: compute type of the convolutions, None for float32; distances are float32 always.
     """

@@ -36,10 +36,10 @@ _ZEROS = nn.initializers.zeros_init()
 
 
 class TimestepResBlock(nn.Module):
-    """Residual block that is told the diffusion step (`ResBlock`, openaimodel.py).
+    """Residual block with the step embedding (`ResBlock`, openaimodel.py).
 
     Attributes:
-      features: output channels; a 1 x 1 `skip_connection` fits the input to them where they differ.
+      features: output channels; if the input has others, a 1 x 1 `skip_connection` maps it to them.
       dropout: rate, active only with `train`.
       scale_shift: the step's embedding scales and shifts after the second norm, instead of being
         added before it.
@@ -47,7 +47,7 @@ class TimestepResBlock(nn.Module):
       dtype: compute type, None for float32.
       num_groups: of the norms, see `GroupNorm`.
       eps: of the norms.
-      projected: the step's embedding comes as `emb_proj` would give it (see `bind`).
+      projected: whether the step embedding is already the output of `emb_proj` (see `bind`).
     """
 
     features: int
@@ -87,10 +87,10 @@ class TimestepResBlock(nn.Module):
 
 
 class Bound(NamedTuple):
-    """What of a call depends on the condition or on the step alone; made by `bind`."""
+    """The parts of a call that depend only on the condition or the step; made by `bind`."""
 
     stem: Array  # [b, h, w, model_channels]: the first convolution of s, without its bias
-    steps: dict[str, Array]  # [b, width] a residual block: its projection of the step's embedding
+    steps: dict[str, Array]  # [b, width] per residual block: its projection of the embedding
 
 
 class UNet(nn.Module):
@@ -99,14 +99,14 @@ class UNet(nn.Module):
     Attributes:
       out_channels: channels of eps, those of z.
       model_channels: channels of the first level.
-      channel_mult: multiples of `model_channels`, one a level; every level but the last halves.
-      num_res_blocks: residual blocks a level (one more on the way up).
+      channel_mult: multiples of `model_channels`, one per level; every level but the last halves.
+      num_res_blocks: residual blocks per level (one more on the way up).
       attention_factors: downsampling factors (1, 2, 4, ...) whose levels attend after every block.
         CompVis calls them `attention_resolutions`; its semantic_synthesis256 names 8, 16, 32, which
         its three levels never reach, so only the middle attends.
       mid_attention: attention in the middle (CompVis: always).
       num_heads: heads of every attention, unless `num_head_channels` is positive.
-      num_head_channels: channels a head, or -1 to go by `num_heads`.
+      num_head_channels: channels per head, or -1 to use `num_heads`.
       use_scale_shift_norm: see `TimestepResBlock.scale_shift`. Levels of 32 channels need it: there
         GroupNorm's groups are single channels (as in CompVis) and undo an added embedding.
       resblock_updown: resamples inside residual blocks instead of by convolutions.
@@ -114,10 +114,10 @@ class UNet(nn.Module):
       dropout: rate inside residual blocks, active only with `train`.
       dtype: compute type, None for float32; the step's embedding, the last norm and the last
         convolution are float32 always.
-      remat: levels (0 has the full resolution) whose residual blocks are computed again on the way
-        back instead of being kept: less memory for more time. Parameters and results are the same.
+      remat: levels (0 is the full resolution) whose residual blocks are recomputed in the backward
+        pass: less memory for more time. Parameters and results are the same.
 
-    The rest are what diffusers' `UNet2DModel` can vary; the defaults are CompVis':
+    The other fields are options of diffusers' `UNet2DModel`; the defaults are CompVis':
       num_groups: of every norm, see `GroupNorm`.
       norm_eps: of every norm; 1e-6 in DDPM's networks.
       mid_attention_norm: a norm in the middle's attention.
@@ -163,7 +163,7 @@ class UNet(nn.Module):
           t: `[B]` diffusion steps, int or float, 0 to 999 for the paper's schedule.
           s: `[B, h, w, K]` condition, concatenated to z; None for an unconditional network.
           train: activates dropout (needs the rng "dropout" where the rate is not 0).
-          bound: in the place of t and s, with the parameters that `bind` gives.
+          bound: replaces t and s, together with the parameters from `bind`.
 
         Returns:
           eps `[B, h, w, out_channels]` float32.
@@ -283,8 +283,8 @@ class UNet(nn.Module):
         return h
 
 
-# Calls from which on kernels transformed ahead pay: they triple the program, which takes as long to
-# load as it then saves in several calls.
+# The number of calls from which on transforming kernels ahead pays off: it triples the program,
+# whose loading costs as much as several calls save.
 MANY = 8
 # These compute in float32 whatever the module's dtype.
 _FLOAT32 = ("norm", "emb_proj", "time_embed", "conv_out", "bias")
@@ -296,7 +296,7 @@ def bind(
     s: Float[Array, "b h w k"],
     times: Int[Array, " n"],
 ) -> tuple[dict[str, Any], Float[Array, "b h w m"], dict[str, Float[Array, "n width"]]]:
-    """What calls with one condition share, for samplers that call `unet` at `times`.
+    """Precomputes what calls with the same condition share, for samplers that call at `times`.
 
     Args:
       unet: with its parameters `params`.

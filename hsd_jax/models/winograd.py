@@ -1,10 +1,10 @@
-"""3 x 3 stride-1 convolutions as a few dots: minimal filtering (Winograd), and its kin.
+"""3 x 3 stride-1 convolutions as a few matmuls: Winograd's minimal filtering and variants.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), section 4.1:
-Y = A^T [(G g G^T) * (B^T d B)] A. Every frequency (entry of the starred product) is one dot over
-channels. Transforms are sums of strided views, which XLA fuses, and never products of matrices; the
-dots take and give lists of 2-D arrays, for a stack of them would be copied once more. Backward,
-the transposed algorithm needs the same transformed kernel and shares dy's transform with dW.
+Y = A^T [(G g G^T) * (B^T d B)] A. Every frequency (entry of the starred product) is one matmul over
+channels. Transforms are sums of strided views, which XLA fuses, rather than matmuls; the matmuls
+use lists of 2-D arrays, since stacking them would copy once more. Backward, the transposed
+algorithm uses the same transformed kernel and shares the transform of dy with dW.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Algorithm:
       g: kernel transform `[n, 3]`.
       at: output transform `[q, n]`, to tiles of q pixels.
       step: input pixels between tiles.
-      stored: sums along one axis are written down before those along the other are taken.
+      stored: whether sums along one axis are stored before those along the other are computed.
     """
 
     bt: np.ndarray
@@ -41,7 +41,7 @@ class Algorithm:
 
     @property
     def size(self) -> int:
-        """Frequencies along an axis; there are `size ** 2` dots."""
+        """Frequencies along an axis; there are `size ** 2` matmuls."""
         return self.g.shape[0]
 
     def tiles(self, side: int) -> int:
@@ -75,7 +75,7 @@ F4 = Algorithm(
     stored=True,
 )  # fmt: skip
 # Nearest-neighbour x 2 and then 3 x 3: two pixels of each tile of F(2 x 2) are equal, so that one
-# frequency an axis is zero, and the others are those of the small picture (ours; exact).
+# frequency an axis is zero, and the others are those of the small image (ours; exact).
 UP2 = Algorithm(
     _matrix([1, -1, 0], [0, 2, 0], [0, 1, -1]),
     _matrix([1, 0, 0], [0.5, 0.5, 0.5], [0, 0, 1]),
@@ -85,7 +85,7 @@ UP2 = Algorithm(
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[Any]) -> list[Any]:
-    """Rows of `matrix` times `arrays`, as sums: XLA fuses these, and a product it would not."""
+    """Rows of `matrix` times `arrays` as sums, which XLA fuses, unlike a matmul."""
     rows = []
     for coefficients in matrix:
         total = None
@@ -109,10 +109,11 @@ def _sandwich(matrix: np.ndarray, grid: _Grid, stored: bool = False) -> _Grid:
 
 
 def _apart(function: Any) -> Any:
-    """`function` compiled for itself, so that its results are stored and not computed again.
+    """Compiles `function` separately, so that its results are stored and not recomputed.
 
-    XLA fuses both axes' sums into each result otherwise, of up to 36 terms for F(4 x 4): slower by
-    a tenth to a third, and three times as long to compile. F(2 x 2), of 4 terms, is faster so.
+    Otherwise XLA fuses the sums along both axes into each result. For F(4 x 4), with up to 36
+    terms, this is a tenth to a third slower and takes three times as long to compile; for F(2 x 2),
+    with 4 terms, it is faster.
     """
 
     def call(*args: Any) -> Any:

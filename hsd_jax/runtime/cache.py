@@ -1,4 +1,4 @@
-"""The folder of what can be computed again, and fingerprints that name its files."""
+"""The cache folder, and fingerprints that name its files."""
 
 import hashlib
 import os
@@ -7,10 +7,9 @@ from typing import Any
 
 
 def folder() -> Path | None:
-    """HSD_CACHE_DIR, or hsd_jax in the user's cache folder; not made yet.
+    """HSD_CACHE_DIR, or hsd_jax in the user's cache folder; does not create it.
 
-    None where there is no home, or a relative XDG_CACHE_HOME, which its specification says to
-    ignore.
+    None if there is no home, or XDG_CACHE_HOME is relative, which its specification says to ignore.
     """
     if base := os.environ.get("HSD_CACHE_DIR"):
         return Path(base).absolute()
@@ -19,7 +18,7 @@ def folder() -> Path | None:
 
 
 def fingerprint(*facts: Any) -> str:
-    """16 hexadecimal digits that tell one list of facts (strings, numbers, bytes) from another."""
+    """16 hexadecimal digits that identify a list of facts (strings, numbers, bytes)."""
     digest = hashlib.sha256()
     for fact in facts:
         data = fact if isinstance(fact, bytes) else repr(fact).encode()

@@ -1,4 +1,4 @@
-"""What a command says: its progress, its tables, and one line of what is wrong."""
+"""Output of commands: progress, tables, and errors of one line."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 
 class Progress:
-    """What is going on: one line on a terminal's stderr, and nothing anywhere else.
+    """Shows progress in one line of a terminal's stderr; shows nothing without a terminal.
 
         with Progress(total=len(pairs), unit="pair") as progress:
             progress.stage("loading the weights ...")
@@ -18,7 +18,7 @@ class Progress:
                 ...
                 progress.update()
 
-    With a total the line is a bar with the time that is left; `done` units of it were there before.
+    With a total, the line is a bar with the remaining time; `done` units are already finished.
     """
 
     def __init__(self, total: int | None = None, unit: str = "image", done: int = 0):
@@ -29,27 +29,27 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since it was made, to two digits."""
+        """Seconds since the start, to two decimals."""
         return round(time.perf_counter() - self._start, 2)
 
     def stage(self, text: str) -> None:
-        """`text` in the place of the last one."""
+        """Replaces the text of the line."""
         if self._shown:
             self._opened().set_description_str(text)
 
     def expect(self, total: int) -> None:
-        """The number of units, where it was not known at the start."""
+        """Sets the number of units if it was not known at the start."""
         self._total = total
         if self._shown:
             self._opened().reset(total)
 
     def update(self, count: int = 1) -> None:
-        """`count` more units are done."""
+        """Adds `count` finished units."""
         if self._shown:
             self._opened().update(count)
 
     def print(self, line: str) -> None:
-        """A line that stays, on stderr, above the bar; also where there is no terminal."""
+        """Prints a permanent line to stderr, above the bar; also without a terminal."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         elif sys.stderr is not None:
@@ -64,7 +64,7 @@ class Progress:
 
     def _opened(self) -> Any:
         if self._bar is None:
-            from tqdm import tqdm  # here: most processes have no terminal, and start-up counts
+            from tqdm import tqdm  # here: it slows start-up, and few have a terminal
 
             plain = "{desc}" if self._total is None else None
             self._bar = tqdm(
@@ -77,14 +77,13 @@ class Progress:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str = "simple", digits: int = 3
 ) -> str:
-    """Rows under their columns' names, numbers aligned.
+    """Formats a table with aligned numbers.
 
     Args:
-      columns: the names.
-      rows: one cell a column; None is left empty. A column with text keeps it as it is, numbers
-        in it too.
-      style: of tabulate: "simple" for a terminal, "github" for Markdown, "html".
-      digits: behind the point of floats.
+      columns: the names of the columns.
+      rows: one cell per column; None is left empty. Columns that contain text are not formatted.
+      style: tabulate's format: "simple" for a terminal, "github" for Markdown, "html".
+      digits: decimals of floats.
     """
     from tabulate import tabulate
 
@@ -97,14 +96,14 @@ def table(
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The message of an error, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def fail(name: str, message: str) -> int:
-    """Says on one line of stderr what is wrong with a command; returns its exit status, 2.
+    """Prints an error of a command in one line on stderr; returns its exit status, 2.
 
-    HSD_DEBUG=1 adds the traceback of the error that is being handled.
+    HSD_DEBUG=1 adds the traceback of the current exception.
     """
     if os.environ.get("HSD_DEBUG") == "1":
         traceback.print_exc()
@@ -113,7 +112,7 @@ def fail(name: str, message: str) -> int:
 
 
 def module_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """For the arguments of `python -m name`; its help is the module's docstring as it stands."""
+    """An argument parser for `python -m name`, whose help is the module's docstring."""
     return argparse.ArgumentParser(
         prog=f"python -m {name}",
         description=description,
@@ -125,10 +124,9 @@ def status_of(name: str, run: Callable[[], object], extras: str = "") -> int:
     """Runs a command; returns 0, or 2 after one line on stderr.
 
     Args:
-      name: of the module, as it was started.
-      run: the command; what is wrong with its arguments or files it raises as ValueError or
-        OSError.
-      extras: of the installation ("eval,train", say), told where a package is missing.
+      name: the name of the module.
+      run: the command; it raises ValueError or OSError for bad arguments or files.
+      extras: the extras to name if a package is missing, such as "eval,train".
     """
     try:
         run()

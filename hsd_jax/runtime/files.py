@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all."""
+"""Atomic writes of files."""
 
 import os
 import tempfile
@@ -9,21 +9,21 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its name when the block ends without an error.
+    """A temporary file beside `path` that replaces it if the block ends without an error.
 
-    Two processes that write the same path do not disturb each other: the last one wins. What the
-    block leaves unfinished is removed.
+    Processes that write the same path do not disturb each other; the last one wins. If the block
+    fails, the temporary file is removed.
 
     Raises:
       OSError: the folder cannot be written to, or the disk is full.
     """
-    # Of fixed length: a name as long as the file system allows has no room for additions.
+    # Not `path` with a suffix, which might exceed the file system's longest name.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".hsd-", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp leaves it to its owner alone; a written file has what the umask gives any other.
+        # mkstemp makes files private; written files get the usual permissions.
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
     finally:
@@ -31,13 +31,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file, see `atomic`."""
+    """Writes a file atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file in UTF-8, see `atomic`."""
+    """Writes a file in UTF-8 atomically."""
     write_bytes(path, text.encode())
 
 

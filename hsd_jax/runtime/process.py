@@ -1,6 +1,6 @@
-"""What must be settled before JAX starts; for the console script alone, never for a library's user.
+"""Settings of the process that JAX reads when it starts; only the console script applies them.
 
-Whatever the user has set in the environment stays.
+Variables that the user has set in the environment are kept.
 """
 
 import gc
@@ -12,9 +12,9 @@ import zlib
 
 from hsd_jax.runtime import cache
 
-# glibc maps every large buffer afresh and gives it back when freed, so each call of a net pays for
-# its page faults again: 4.9 instead of 0.9 ms for a transform that writes 8 MB (AMD Zen 5). With
-# these it keeps what it has, in huge pages. It reads them when a process starts, and only then.
+# glibc maps every large buffer anew and unmaps it when freed, so each call of a network pays for
+# page faults again: 4.9 instead of 0.9 ms for a transform that writes 8 MB (AMD Zen 5). With these
+# it keeps its memory, in huge pages. glibc reads them only when a process starts.
 _ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1099511627776",
@@ -26,12 +26,12 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def prepare() -> None:
-    """Sets JAX's cache and silence, then starts the process again under the allocator's settings.
+    """Sets JAX's cache and log level, then restarts the process with the allocator's settings.
 
-    The second start finds `HSD_ALLOCATOR` in its environment and goes on; who sets it beforehand
-    keeps glibc's own settings.
+    The restarted process finds `HSD_ALLOCATOR` in its environment and continues. Setting it
+    beforehand keeps glibc's own settings.
     """
-    gc.set_threshold(100_000, 50, 50)  # imports alone would have it look for garbage 100 times
+    gc.set_threshold(100_000, 50, 50)  # imports alone would trigger 100 collections
     folder = None if _CACHE in os.environ else _cache_folder()
     if folder:
         os.environ[_CACHE] = folder
@@ -39,14 +39,14 @@ def prepare() -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "JAX_LOGGING_LEVEL" not in os.environ:
-        # "An NVIDIA GPU may be present": that the swap runs on the CPU is no news worth a line.
+        # Hides "An NVIDIA GPU may be present", which is no concern of someone who swaps on a CPU.
         logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     if platform.libc_ver()[0] == "glibc" and sys.executable and "HSD_ALLOCATOR" not in os.environ:
         environment = {**_ALLOCATOR, **os.environ, "HSD_ALLOCATOR": "tuned"}
         try:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
         except OSError:
-            pass  # slower, not wrong
+            pass  # the process runs on, only slower
 
 
 def has_compiled() -> bool:
@@ -58,7 +58,7 @@ def has_compiled() -> bool:
 
 
 def _cache_folder() -> str | None:
-    """Where compiled programs stay from run to run; None where nothing can be written."""
+    """The folder of compiled programs; None if it cannot be written."""
     base = cache.folder()
     if base is None:
         return None
@@ -71,7 +71,7 @@ def _cache_folder() -> str | None:
 
 
 def _processor() -> str:
-    """A name for the processor's features: XLA compiles for these, and homes are shared."""
+    """A name for the CPU's features: XLA compiles for them, and machines may share a home."""
     features = ""
     try:
         with open("/proc/cpuinfo") as file:

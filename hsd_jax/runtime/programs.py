@@ -1,9 +1,9 @@
-"""Jitted functions that start fast: what one process traced, the next ones read back.
+"""Jitted functions that start fast: later processes load what one process has traced.
 
-JAX keeps compiled programs from process to process, but finds one only by its lowered form, and to
-trace and lower our nets takes Python longer than to run them. So the lowered form (StableHLO, by
-`jax.export`) is kept too, in a folder beside that cache. Neither is there unless
-`jax_compilation_cache_dir` is set, as the command `hsd` does; without, this is `jax.jit`.
+JAX caches compiled programs, but finds one only by its lowered form, and tracing and lowering our
+networks takes longer than running them. So the lowered form (StableHLO, by `jax.export`) is cached
+too, in a folder beside JAX's cache. Both need `jax_compilation_cache_dir`, which the command `hsd`
+sets; without it, a `Program` is `jax.jit`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from jax import export
 
 from hsd_jax.runtime.files import write_bytes
 
-# What else decides what a function is traced to.
+# What else the trace of a function depends on.
 _SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -28,14 +28,15 @@ _SETTINGS = (
 )
 
 
-# XLA's CPU backend gives products to YNNPACK, which takes 2 ms to set each up when a process first
-# runs it, and Winograd convolutions are hundreds. Without, our sampler is there in 1.0 instead of
-# 2.0 s (two Zen 5 cores), and a call takes 0.24 instead of 0.21 s: worth it for small nets.
+# XLA's CPU backend passes matmuls to YNNPACK, which takes 2 ms to set up each one when a process
+# first runs it, and Winograd convolutions are hundreds of them. Without it, our sampler is ready in
+# 1.0 instead of 2.0 s (two Zen 5 cores), and a call takes 0.24 instead of 0.21 s, which pays off
+# for small networks.
 _COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
 class Program:
-    """A jitted function of arrays, lowered at most once a machine for arguments of one shape."""
+    """A jitted function of arrays, lowered at most once per machine and shape of its arguments."""
 
     def __init__(
         self,
@@ -49,12 +50,12 @@ class Program:
         """Arguments of `function` and its results are trees of arrays.
 
         Args:
-          name: of its files.
-          function: pure; it may depend on nothing but its arguments, `facts` and this package.
-          facts: modules, settings and options bound into it; their `repr` tells them apart.
-          here: the same function in a form that suits this process; None for `function` itself,
-            which is what `exported` takes.
-          large: a call takes seconds: its speed counts for more than that of its compilation.
+          name: the name of its files.
+          function: a pure function that depends only on its arguments, `facts` and this package.
+          facts: the modules, settings and options bound into it, identified by their `repr`.
+          here: the same function in a form that suits this process, or None for `function`;
+            `exported` always uses `function`.
+          large: whether calls take seconds, so that their speed matters more than compilation.
         """
         self.name, self._facts = name, repr((facts, large, here is not None))
         self._product, self._function = function, here or function
@@ -69,23 +70,23 @@ class Program:
         return self._ready[key].result()(*args)
 
     def prepare(self, *args: Any) -> None:
-        """Reads the program for arguments like these in the background, if it was kept.
+        """Loads the cached program for arguments like these in the background.
 
         Args:
-          args: arrays, or `jax.ShapeDtypeStruct` in their place.
+          args: arrays or `jax.ShapeDtypeStruct`s.
         """
         path = self._path(args)
         if path is not None and path.is_file() and _shapes(args) not in self._ready:
             self._ready[_shapes(args)] = _workers().submit(self._load, args)
 
     def jitted(self) -> Any:
-        """As JAX's own jitted function, to lower and to look into."""
+        """The function under `jax.jit`, to lower and inspect."""
         return jax.jit(self._function)
 
     def exported(self, *args: Any, platforms: tuple[str, ...] | None = None) -> export.Exported:
-        """As a build product, for many calls with arguments like these.
+        """Exports the function for arguments like these.
 
-        `platforms` None is the one at hand.
+        `platforms` None means the current platform.
         """
         return _exported(self._product, args, platforms)
 
@@ -98,7 +99,7 @@ class Program:
             try:
                 exported = _exported(self._function, args)
             except (ValueError, NotImplementedError):
-                # It calls what a platform's vendor keeps to itself; or is wrong, as the call tells.
+                # It cannot be exported (vendor-specific calls), or it fails, as the call will show.
                 return self.jitted()
             _write(path, bytes(exported.serialize()))
         return self._compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
@@ -110,7 +111,7 @@ class Program:
                 return lowered.compile(compiler_options=options)
             except jax.errors.JaxRuntimeError as error:
                 if not any(name in str(error) for name in options):
-                    raise  # and else this XLA no longer knows the option
+                    raise  # otherwise this XLA does not know the option
         return lowered.compile()
 
     def _path(self, args: Any) -> Path | None:
@@ -126,7 +127,7 @@ class Program:
 def _exported(
     function: Callable[..., Any], args: Any, platforms: tuple[str, ...] | None = None
 ) -> export.Exported:
-    # A function of its own: JAX would not trace the same one again for another platform.
+    # A new function: JAX would not trace the same one again for another platform.
     own = jax.jit(lambda *args: function(*args))
     return export.export(own, platforms=platforms)(*jax.tree.map(_spec, args))
 
@@ -136,7 +137,7 @@ def _spec(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _over_devices(args: Any) -> bool:
-    """Whether arguments lie on several devices: such programs are JAX's own to keep."""
+    """Whether arguments are on several devices; such programs are left to JAX's cache."""
     shardings = (getattr(x, "sharding", None) for x in jax.tree.leaves(args))
     return any(sharding and len(sharding.device_set) > 1 for sharding in shardings)
 
@@ -148,7 +149,7 @@ def _shapes(args: Any) -> Any:
 
 @cache
 def _workers() -> ThreadPoolExecutor:
-    # One: two mostly wait for the allocator's lock, and delay what is needed first.
+    # One: two would mostly wait for the allocator's lock and delay what is needed first.
     return ThreadPoolExecutor(1, thread_name_prefix="hsd-programs")
 
 
@@ -164,7 +165,7 @@ def can_serialize() -> bool:
 
 @cache
 def _package() -> str:
-    """Of this package's sources and data, weights apart: any edit traces everything anew."""
+    """A fingerprint of this package without weights, so that any edit invalidates the cache."""
     root = Path(__file__).parents[1]
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(root.rglob("*")):
@@ -178,12 +179,12 @@ def _read(path: Path) -> export.Exported | None:
         return export.deserialize(bytearray(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except Exception:  # damaged, in whatever way: it is written anew
+    except Exception:  # damaged in some way: it is written again
         return None
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Complete or not at all, for processes that start together; a full disk is no error here."""
+    """Writes atomically, since processes may start together; ignores a full disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)

@@ -1,9 +1,9 @@
-"""A discriminator beside a diffusion loss, so that few calls of the net give crisp images.
+"""Adds a discriminator to a diffusion loss, so that few UNet calls give sharp images.
 
-The mean squared error of one call is least where the net paints the mean of all that could stand in
-the hole: a cloud. A patch discriminator that sees the condition tells clouds from cloth (compare
-Adversarial Diffusion Distillation, Sauer et al., arXiv 2311.17042). The paper has none; it affords
-many calls of a large net.
+The mean squared error of one call is smallest if the network paints the mean of everything that
+could fill the hole: a blur. A patch discriminator that sees the condition tells blur from texture
+(compare Adversarial Diffusion Distillation, Sauer et al., arXiv 2311.17042). The paper has none; it
+can afford many calls of a large network.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ _TINY = 1e-8
 
 
 class Terms(NamedTuple):
-    """Sums over the holes, each to be divided by the loss's own weight.
+    """Sums over the holes, to be divided by the weight of the loss.
 
     Attributes:
-      generator: its gradient moves the net alone, and its value means nothing.
-      discriminator: hinge loss; its gradient moves the discriminator alone.
+      generator: only its gradient, which trains the UNet, is meaningful, not its value.
+      discriminator: the hinge loss, which trains the discriminator.
       real, fake: logits.
     """
 
@@ -45,17 +45,18 @@ def adversarial_terms(
     hole: Float[Array, "b h w 1"],
     pull: Float[Array, "b h w c"],
 ) -> Terms:
-    """What a discriminator adds to a loss whose gradient with respect to `output` is `pull`.
+    """The adversarial terms of a loss whose gradient with respect to `output` is `pull`.
 
-    Its gradient is brought, example by example, to the length of `pull`: VQGAN's adaptive weight
-    (Esser et al., arXiv 2012.09841, equation 7), taken at the net's output, not its last layer.
+    For each example, the generator's gradient is scaled to the length of `pull`: this is VQGAN's
+    adaptive weight (Esser et al., arXiv 2012.09841, equation 7), taken at the network's output and
+    not at its last layer.
 
     Args:
       critic: `PatchDiscriminator`, with its `params`.
-      output: of the net.
-      latents_of: from `output` to what the critic sees, with the known cells put back.
+      output: the network's output.
+      latents_of: maps `output` to the latents for the critic, with the known cells put back.
       real: the true latents.
-      s: the condition, which the critic sees beside the latents.
+      s: the condition, which the critic sees too.
       hole: 1 in the cells that count.
       pull: gradient of the summed loss with respect to `output`.
     """
@@ -67,7 +68,7 @@ def adversarial_terms(
     fake = jax.lax.stop_gradient(latents_of(output))
     on_real, on_fake = judge(params, real), judge(params, fake)
     cells = jax.image.resize(hole, on_real.shape, "linear")
-    # As many units as the hole has cells: the terms are sums over the same area as the loss.
+    # Weighted by the cells of the hole, so that the terms sum over the same area as the loss.
     cells *= hole[0].size / cells[0].size
 
     def fooled(x: jax.Array) -> jax.Array:
@@ -84,5 +85,5 @@ def adversarial_terms(
 
 
 def _length(x: jax.Array) -> jax.Array:
-    """Euclidean, of each example, `[B, 1, 1, 1]`."""
+    """The Euclidean norm of each example, `[B, 1, 1, 1]`."""
     return jnp.sqrt(jnp.sum(jax.lax.stop_gradient(x) ** 2, axis=(1, 2, 3), keepdims=True))

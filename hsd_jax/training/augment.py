@@ -1,7 +1,7 @@
 """Augmentation of an image with its layout: numpy and OpenCV, one example at a time.
 
 Images are uint8 `[H, W, 3]`, layouts uint8 `[H, W]`; every function takes the example's own
-`numpy.random.Generator`, so the same example is augmented alike on any number of processes.
+`numpy.random.Generator`, so that augmentation does not depend on the number of processes.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ def random_window(
     nearest: bool = False,
     mirror: float = 0.5,
 ) -> tuple[Image, Layout]:
-    """A `size` x `size` view of the example, turned, enlarged, shifted and perhaps mirrored.
+    """A random `size` x `size` view of the example: rotated, scaled, shifted, perhaps mirrored.
 
     Args:
       image, layout: the example.
       rng: the example's generator.
-      size: side of the view in pixels.
-      scale: range of the enlargement, drawn log-uniformly; below `size / H` the image's own
-        borders fill the rest: its last row downwards (clothes go on), its mirror image sideways.
-      rotation: largest angle in degrees.
-      jitter: largest shift as a share of the view; where the image covers the view with room to
-        spare, the view lies anywhere inside it, and the shift comes on top.
+      size: the side of the view in pixels.
+      scale: the range of the log-uniform scale; below `size / H` the image is continued, downwards
+        by its last row (clothes continue), sideways by its mirror image.
+      rotation: the largest angle in degrees.
+      jitter: the largest shift as a share of the view; if the image is larger than the view, the
+        view first takes a random position inside it.
       nearest: `image` holds class indices too.
       mirror: probability of the mirror image.
 
@@ -124,7 +124,7 @@ def jitter_colour(image: Image, rng: Rng, strength: float = 1.0, grey: float = 0
 
 
 def degrade(image: Image, rng: Rng) -> Image:
-    """What cameras and web pages do: blur, loss of resolution, noise, JPEG; each now and then."""
+    """Random blur, loss of resolution, noise and JPEG, as from cameras and web pages."""
     if rng.random() < 0.15:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
     if rng.random() < 0.15:
@@ -145,10 +145,10 @@ def degrade(image: Image, rng: Rng) -> Image:
 def fit_partner(
     partner: Layout, layout: Layout, face: int, rng: Rng, jitter: float = 0.12
 ) -> Layout:
-    """Another person's layout, enlarged and moved until its face lies on this one's.
+    """Scales and moves another person's layout until its face lies on this one's.
 
-    A swap brings two faces to one size and height before it mixes them; so must the holes that a
-    net trains on. The paper's images all have one scale, ours do not.
+    A swap aligns the size and height of two faces before it mixes them, so holes in training must
+    be aligned too. The paper's images all have the same scale, ours do not.
 
     Args:
       partner, layout: `[H, W]`.
@@ -158,7 +158,7 @@ def fit_partner(
         position.
 
     Returns:
-      The partner's layout on this image's grid, background where it has none; unchanged when
+      The partner's layout on this image's grid, background outside it; unchanged if
       either shows no face.
     """
     mine, theirs = face_place(layout, face), face_place(partner, face)
@@ -175,17 +175,17 @@ Place = tuple[float, float, float]
 
 
 def fit_matrix(theirs: Place, mine: Place) -> np.ndarray:
-    """The 2 x 3 matrix that brings a face at `theirs` to `mine` (see `face_place`)."""
+    """The 2 x 3 matrix that moves a face at `theirs` to `mine` (see `face_place`)."""
     (their_x, their_y, their_size), (x, y, size) = theirs, mine
     zoom = size / their_size
     return np.array([[zoom, 0, x - zoom * their_x], [0, zoom, y - zoom * their_y]])
 
 
-MIN_FACE = 30  # pixels: fewer are no face
+MIN_FACE = 30  # pixels; fewer do not count as a face
 
 
 def face_place(layout: Layout, face: int) -> Place | None:
-    """(column, row, square root of the area) of the face, None when there is hardly any."""
+    """(column, row, square root of the area) of the face; None if it is too small."""
     rows, columns = np.nonzero(layout == face)
     if len(rows) < MIN_FACE:
         return None

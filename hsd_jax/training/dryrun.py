@@ -1,4 +1,4 @@
-"""What a step needs on hardware that is not here: compiled ahead of time, never run.
+"""Compiles a step for hardware that is not present and reports its memory and cost.
 
     python -m hsd_jax.train --config configs/FILE.py:ARG --plan v5e:4x4
 
@@ -32,8 +32,8 @@ COLLECTIVES = (
 )  # fmt: skip
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2,
           "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}  # fmt: skip
-# libtpu asks a machine with TPUs about itself and locks them. Here there are none: with answers it
-# asks nobody, and two dry runs may go at once. They do not bind it to this kind of TPU.
+# libtpu queries and locks a machine's TPUs. With these answers it queries nothing, so that no TPU
+# is needed and two dry runs may run at once. They do not restrict it to this kind of TPU.
 _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -46,7 +46,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class DryRun:
-    """What the compiler says of one step; bytes are a device's."""
+    """The compiler's report on one step; bytes are per device."""
 
     device_kind: str
     devices: int
@@ -56,17 +56,17 @@ class DryRun:
     batch_bytes: float
     temporary_bytes: float
     flops: float | None
-    """Of the whole step on all devices, as `observe.model_flops` counts them."""
+    """FLOPs of the whole step on all devices, by `observe.model_flops`."""
     collectives: Mapping[str, tuple[int, float]]
-    """Kind -> how many in the program, and the bytes of their results."""
+    """The count of each kind of collective, and the bytes of their results."""
 
     @property
     def total_bytes(self) -> float:
-        """The state is updated in place: it counts once."""
+        """The memory of a step; the state is updated in place and counts once."""
         return self.state_bytes + self.batch_bytes + self.temporary_bytes
 
     def seconds(self, mfu: float) -> float | None:
-        """Of a step that uses `mfu` of the hardware's bfloat16 peak; None where that is unknown."""
+        """The time of a step at this MFU; None if the hardware's peak is unknown."""
         known = hardware_of(self.device_kind)
         if known is None or self.flops is None:
             return None
@@ -76,8 +76,8 @@ class DryRun:
 def dry_run(config: Mapping[str, Any], topology: str) -> DryRun:
     """Compiles the step of `config` for `topology`.
 
-    Data need not be there: the shapes of a batch then come from blank images of `data.size` (256
-    where there is none), or blank latents of `data.channels` (3).
+    The data need not exist: the shapes of a batch then come from blank images of `data.size` (256
+    by default) or blank latents of `data.channels` (3).
 
     Raises:
       ValueError: unknown topology, no libtpu, a batch that does not divide, or a step that does not
@@ -121,9 +121,9 @@ def dry_run(config: Mapping[str, Any], topology: str) -> DryRun:
 
 @contextmanager
 def _little_effort() -> Iterator[None]:
-    """Programs compiled inside are not searched for the fastest or smallest form.
+    """Compiles without the search for the fastest or smallest program.
 
-    That search takes most of the time for a TPU (level O1 does not spare it); without it, temporary
+    For a TPU, that search takes most of the time (level O1 still does it). Without it, temporary
     memory is an upper bound.
     """
     names = ("jax_optimization_level", "jax_memory_fitting_level")
@@ -138,7 +138,7 @@ def _little_effort() -> Iterator[None]:
 
 
 def describe(run: DryRun, mfu: float) -> str:
-    """The result for a person to read; `mfu` in (0, 1] is what the step time is told for."""
+    """Formats the result; the step time is for `mfu` in (0, 1]."""
     known: Hardware | None = hardware_of(run.device_kind)
     mesh = " x ".join(f"{name} {size}" for name, size in run.mesh.items())
     rows = [
@@ -241,7 +241,7 @@ def _abstract_batch(training: Training) -> Any:
 
 
 def _with_latents(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """The config itself, or one that names blank latents where its own are not there yet."""
+    """The config, or if its latents do not exist yet, one with blank latents."""
     data = config["data"]
     if config["task"] != "diffusion" or (Path(data["latents"]) / "stats.json").exists():
         return config

@@ -1,4 +1,4 @@
-"""Parts of the parameters that a training leaves as they are."""
+"""Freezes parts of the parameters during training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def _begins(name: str, prefix: str) -> bool:
 
 
 def without_gradient(loss: Loss, prefixes: Sequence[str]) -> Loss:
-    """The same loss, constant in the frozen parameters: nothing is propagated back to them."""
+    """Makes a loss constant in the frozen parameters, which saves their backward pass."""
 
     def constant(params: Params, batch: Batch, key: jax.Array, step: jax.Array):
         mask = frozen(params, prefixes)
@@ -53,6 +53,6 @@ def without_gradient(loss: Loss, prefixes: Sequence[str]) -> Loss:
 def without_updates(
     optimizer: optax.GradientTransformation, prefixes: Sequence[str]
 ) -> optax.GradientTransformation:
-    """The same optimizer, whose weight decay leaves the frozen parameters alone too."""
+    """Makes an optimizer leave the frozen parameters unchanged, even by weight decay."""
     still = optax.masked(optax.set_to_zero(), lambda params: frozen(params, prefixes))
     return optax.chain(optimizer, still)

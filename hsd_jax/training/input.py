@@ -1,9 +1,9 @@
-"""Batches from a built data set: random access, the same for any number of processes.
+"""Batches from a built data set, with random access and the same for any number of processes.
 
-The chain is Grain's `MapDataset`: shuffle and repeat the indices, load and transform each example
-with its own generator, batch, and only then take this process's part. So batch k is the same
-set of examples, with the same augmentation, on 1, 2 or 4 processes, and it can be asked for by its
-number: the position in the data is the training step, and no iterator state is stored.
+Grain's `MapDataset` shuffles and repeats the indices, loads and transforms each example with its
+own generator, batches, and only then takes this process's part. So batch k has the same examples
+with the same augmentation on 1, 2 or 4 processes, and can be accessed by its number: the position
+in the data is the training step, and no iterator state is stored.
 
     source = load_source(data_dir, "train", cache=True)
     batches = make_dataset(source, seed=0, batch_size=32, transform=transform, start_step=step)
@@ -29,7 +29,7 @@ Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
 Transform = Callable[[Example, np.random.Generator], dict[str, np.ndarray]]
 
-EVAL_SPLIT = "validation"  # where a config's `data.eval_split` names none
+EVAL_SPLIT = "validation"  # if `data.eval_split` of a config names none
 READ_THREADS = 2
 PREFETCH_BATCHES = 8
 
@@ -114,14 +114,14 @@ def load_source(
 ) -> Source:
     """Open data set `name` under `data_dir` (where `python -m data.build` put it).
 
-    The newest version counts. Arguments `split` and `cache` as in `Source`; for small data sets and
+    Opens the newest version. `split` and `cache` are those of `Source`; for small data sets and
     many epochs, `cache` saves the decoding (0.6 GB for 2,400 images of 256 x 256).
 
     Raises:
         ValueError: no such data set, or no such split.
     """
     found = epath.Path(data_dir).glob(f"{name}/*/dataset_info.json")
-    # A build that was cut off leaves a folder incomplete.*.
+    # An interrupted build leaves a folder incomplete.*.
     built = [path for path in found if tfds.core.Version.is_valid(path.parent.name)]
     versions = sorted(built, key=lambda path: tfds.core.Version(path.parent.name))
     if not versions:
@@ -142,7 +142,7 @@ def load_source(
 
 
 class LatentSource:
-    """Random access to what `training.tools.latents` encoded, in the form of `Source`."""
+    """Random access to the latents of `training.tools.latents`, like `Source`."""
 
     def __init__(self, folder: str, split: str):
         """Opens FOLDER/SPLIT without reading it.
@@ -197,23 +197,23 @@ def make_dataset(
     process_count: int = 1,
     sources: tuple[str, ...] | None = None,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches of this process, from batch `start_step` on.
+    """Infinite shuffled batches of this process, from batch `start_step` on.
 
     Args:
         source: the examples; each epoch visits every one once, in a new order.
-        seed: of order, partners and the generators given to `transform`.
+        seed: of the order, the partners and the generators passed to `transform`.
         batch_size: over all processes; each gets batch_size // process_count examples.
-        transform: example and its own generator -> dict of arrays of fixed shapes. It runs in
+        transform: maps an example and its generator to a dict of arrays of fixed shapes. It runs in
             several threads; the example's arrays are read-only.
-        partner: give `transform` the layout of another image as example["partner"].
-        start_step: index of the first batch; equals skipping that many.
+        partner: whether `transform` gets the layout of another image as example["partner"].
+        start_step: the index of the first batch.
         process_index: this process, 0 <= process_index < process_count.
-        process_count: how many processes share each batch.
+        process_count: the number of processes that share each batch.
         sources: use only examples (and partners) with these `source` names.
 
     Returns:
-        Iterator of dicts of numpy arrays [batch_size // process_count, ...]. It reads ahead in
-        threads; its `close()` stops them.
+        An iterator of dicts of numpy arrays [batch_size // process_count, ...]. It reads ahead in
+        threads, which its `close()` stops.
 
     Raises:
         ValueError: batch_size not divisible by process_count, nothing to read, unknown source.
@@ -221,7 +221,7 @@ def make_dataset(
     local = _local_size(batch_size, process_index, process_count)
     load = _Loader(source, _choose(source, sources), transform, partner)
     dataset = grain.MapDataset.range(len(load.indices)).seed(seed).shuffle().repeat(None)
-    # In blocks, so that the processes' parts one after the other are the whole batch, in order.
+    # In blocks, so that the concatenated parts of the processes are the batch in order.
     dataset = dataset.random_map(load).batch(local, drop_remainder=True)
     dataset = dataset[process_index::process_count][start_step:]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(READ_THREADS, PREFETCH_BATCHES)))
@@ -238,14 +238,14 @@ def eval_batches(
     process_count: int = 1,
     sources: tuple[str, ...] | None = None,
 ) -> Iterator[Batch]:
-    """Every example once, in order, in batches of one size, so one compiled step serves them all.
+    """Every example once, in order, in batches of one size for one compiled step.
 
-    The last batch is filled up with copies of the last example. Each batch has one more entry,
-    `mask`: float32 [local batch], 1 for an example, 0 for a copy; metrics must be weighted by it.
-    An example's generator depends on `seed` and its place in `source` alone, so what `transform`
-    and `partner` make of it does not depend on batch_size, processes or earlier calls.
+    The last batch is padded with copies of the last example. Each batch has an additional entry
+    `mask`, float32 [local batch], 1 for an example and 0 for a copy, by which metrics must be
+    weighted. An example's generator only depends on `seed` and its index in `source`, so
+    `transform` and `partner` do not depend on batch_size, processes or earlier calls.
 
-    Arguments and errors as in `make_dataset`.
+    Takes and raises what `make_dataset` does.
     """
     _local_size(batch_size, process_index, process_count)
     load = _Loader(source, _choose(source, sources), transform, partner)
@@ -266,12 +266,12 @@ def _eval_batches(load: "_Loader", batch_size: int, seed: int, p: int, n: int) -
 
 
 class _Loader:
-    """Position among the chosen examples -> transformed example."""
+    """Maps the position among the chosen examples to the transformed example."""
 
     def __init__(self, source: Records, indices: np.ndarray, transform: Transform, partner: bool):
         if partner and len(indices) < 2:
             raise ValueError(
-                f"partner needs two pictures or more, got {len(indices)}; add pictures"
+                f"partner needs two images or more, got {len(indices)}; add images"
             )
         self.source, self.indices = source, indices
         self.transform, self.partner = transform, partner
@@ -287,7 +287,7 @@ class _Loader:
 
 def _choose(source: Records, sources: tuple[str, ...] | None) -> np.ndarray:
     if len(source) == 0:
-        raise ValueError("the split holds no examples; use another or add pictures to it")
+        raise ValueError("the split holds no examples; use another or add images to it")
     if sources is None:
         return np.arange(len(source))
     unknown = set(sources) - set(source.names)

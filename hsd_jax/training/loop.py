@@ -1,4 +1,4 @@
-"""The training loop: the same for every task; its order of operations is a contract."""
+"""The training loop of all tasks; the order of its operations is a contract."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -25,19 +25,19 @@ from hsd_jax.training.state import Batch, Params, TrainState, create_state
 from hsd_jax.training.step import TrainStep
 from hsd_jax.training.tasks import Task, make_task
 
-# What a config need not say.
+# Defaults of a config.
 DEFAULTS: Mapping[str, Any] = {
     "parallel": "sharded",  # or "pmap"
     "mesh": {"data": -1, "fsdp": 1},
-    "accumulate": 1,  # parts of a batch worked through one after the other
-    "freeze": (),  # paths of parameters that stay as they are: "autoencoder/encoder"
-    "best": "",  # a metric of an evaluation, SPLIT/NAME: its best checkpoint stays
+    "accumulate": 1,  # parts that a batch is processed in
+    "freeze": (),  # paths of parameters that are not trained: "autoencoder/encoder"
+    "best": "",  # a metric SPLIT/NAME whose best checkpoint is kept
     "best_mode": "max",  # or "min"
-    "eval_metrics": (),  # further metrics of an evaluation (hsd_jax.evaluation.during_training)
-    "eval_weights": "",  # folder or name of the weights that they need, "" for the embedded
+    "eval_metrics": (),  # additional metrics (hsd_jax.evaluation.during_training)
+    "eval_weights": "",  # the weights that they need, "" for the embedded
     "profile": 0,  # steps of an XProf trace
 }
-# Steps of a run that are not traced: the first compiles.
+# The first steps of a run, which compile, are not traced.
 _UNTRACED = 3
 
 # EMA parameters on the host -> metrics of an evaluation, the same on every process.
@@ -50,25 +50,25 @@ def train(
     export_only: bool = False,
     extra_metrics: Mapping[str, ExtraMetric] | None = None,
 ) -> TrainState | None:
-    """Trains to `config["steps"]`, going on from the newest checkpoint of `workdir`.
+    """Trains until `config["steps"]`, from the newest checkpoint of `workdir` on.
 
-    SIGTERM saves and returns early; started again, the run goes on.
+    SIGTERM saves and returns early; the next call resumes the run.
 
     Args:
-      config: plain nested dict, as `configs/*.py` make it; `DEFAULTS` fills what it lacks.
+      config: a plain nested dict as in `configs/*.py`; missing keys are filled from `DEFAULTS`.
       workdir: receives config.json, metrics.jsonl (the same however often the run was stopped),
         timing.jsonl, parameters.txt, samples/, tensorboard/, checkpoints/ and, at the end,
         weights/ (the EMA parameters as released files) and weights_best/ where `best` is set. With
         several processes it lies on a disk that all see.
-      export_only: write the newest checkpoint's weights and train no further.
-      extra_metrics: by name, what `eval_metrics` asks for beside the task's own evaluation.
+      export_only: whether to only write the newest checkpoint's weights.
+      extra_metrics: the metrics of `eval_metrics`, by name.
 
     Returns:
-      The last state; None with `export_only`, which reads the EMA alone.
+      The last state; None with `export_only`, which only reads the EMA.
 
     Raises:
-      ValueError: the config does not fit the task, the devices or the data.
-      FloatingPointError: a metric became NaN or infinite; the last checkpoint is untouched.
+      ValueError: if the config does not fit the task, the devices or the data.
+      FloatingPointError: if a metric became NaN or infinite; the last checkpoint is untouched.
     """
     config, extra = {**DEFAULTS, **config}, extra_metrics or {}
     if lacking := set(config["eval_metrics"]) - set(extra):
@@ -96,7 +96,7 @@ def train(
 
 @dataclass
 class Training:
-    """What a config trains and where, without a folder or data."""
+    """The task, step and devices of a config, without a folder or data."""
 
     config: Mapping[str, Any]
     task: Task
@@ -118,7 +118,7 @@ class Training:
         return create_state(params, self.optimizer)
 
     def compile(self, state: Any) -> CompiledStep:
-        """The step on this run's devices; compiles when first called."""
+        """The step on this run's devices; the first call compiles it."""
         return self.parallel.compile(self.step, state)
 
 
@@ -136,7 +136,7 @@ class _Run(Training):
         self.evaluate = self.parallel.evaluator(self.task.evaluate, self.config["seed"])
 
     def start(self) -> TrainState:
-        """Order: newest checkpoint, else `init_from` (released weights), else random."""
+        """Starts from the newest checkpoint, `init_from` (released weights) or random values."""
         if self.checkpoints.latest is not None:
             return self.checkpoints.restore(self.parallel.abstract(self.create))
         state = self.parallel.create(self.create)
@@ -150,7 +150,7 @@ class _Run(Training):
         return state
 
     def run(self) -> tuple[TrainState, bool]:
-        """The state at the end, and whether that is the end of the training."""
+        """Runs; returns the last state, and whether the training is complete."""
         config, data, state = self.config, self.config["data"], self.start()
         first, load = int(state.step), self.task.source
         log = Log(self.workdir, first, config["steps"], jax.process_index() == 0)
@@ -222,7 +222,7 @@ class _Run(Training):
     def _evaluate(
         self, state: TrainState, step: int, held_out: Records, log: Log
     ) -> dict[str, float]:
-        """Metrics of the EMA parameters on `held_out`, and images of its first batch."""
+        """Evaluates the EMA parameters on `held_out` and saves images of its first batch."""
         config, task = self.config, self.task
         batches = eval_batches(
             held_out,
@@ -249,13 +249,13 @@ class _Run(Training):
         return metrics
 
     def _model_flops(self, state: TrainState, batch: Batch) -> float | None:
-        """Of a step, where there is a peak to compare with: it costs a second tracing."""
+        """FLOPs of a step if the device's peak is known; traces the step a second time."""
         if hardware_of(jax.devices()[0].device_kind) is None:
             return None
         return model_flops(self.step, state, batch)
 
     def release(self) -> None:
-        """The newest EMA into weights/, and the best metric's into weights_best/."""
+        """Writes the newest EMA to weights/ and that of the best metric to weights_best/."""
         like = self.parallel.abstract(self.create)
         folders = {"weights": self.checkpoints.latest, "weights_best": self.checkpoints.best}
         for folder, step in folders.items():
@@ -273,7 +273,7 @@ def _this_process() -> dict[str, int]:
 
 
 def _agreed(value: bool) -> bool:
-    """The first process's `value`, on every process."""
+    """Broadcasts the first process's `value` to every process."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils

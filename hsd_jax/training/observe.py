@@ -1,4 +1,4 @@
-"""What a run costs and whether it is well: speed, use of the hardware, numbers gone bad, traces."""
+"""Monitors a run: speed, hardware utilisation, NaN and infinite metrics, traces."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,15 +15,15 @@ from hsd_jax.training.state import Metrics
 
 @dataclass(frozen=True)
 class Hardware:
-    """One JAX device: dense bfloat16 (V100 and T4: float16) operations a second, and bytes."""
+    """One JAX device: dense bfloat16 (V100 and T4: float16) FLOP/s, and bytes of memory."""
 
     flops: float
     memory: float
 
 
 _T, _G = 1e12, 2.0**30
-# Makers' data sheets (cloud.google.com/tpu/docs, nvidia.com). The first name that is part of
-# `device_kind` counts. TPU v2 and v3 chips are two JAX devices.
+# From the makers' data sheets (cloud.google.com/tpu/docs, nvidia.com). The first name contained in
+# `device_kind` is used. TPU v2 and v3 chips are two JAX devices.
 _HARDWARE = {
     "TPU v6 lite": Hardware(918 * _T, 32 * _G),
     "TPU v5 lite": Hardware(197 * _T, 16 * _G),
@@ -49,22 +49,22 @@ _HARDWARE = {
 
 
 def hardware_of(device_kind: str) -> Hardware | None:
-    """What is known of a device by its `device_kind`; None for a CPU and what the table lacks."""
+    """Looks a device up by its `device_kind`; None for CPUs and unknown devices."""
     return next((known for name, known in _HARDWARE.items() if name in device_kind), None)
 
 
 def model_flops(run: Callable[..., Any], *arguments: Any) -> float | None:
-    """Floating-point operations of a call, counted by XLA before it optimises or divides the work.
+    """The FLOPs of a call, counted by XLA before it optimises or partitions the program.
 
-    A multiply-add is two, and convolutions count as native ones whatever their form. Recomputation
-    (remat) is in it, other losses of efficiency are not.
+    A multiply-add counts as two, and convolutions count as direct ones whatever their algorithm.
+    Recomputation (remat) is included, other inefficiencies are not.
 
     Args:
       run: a pure function.
       arguments: arrays or their shapes; shardings are ignored.
 
     Returns:
-      None where the backend does not say.
+      The FLOPs, or None if the backend does not count them.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     analysis = jax.jit(forms.natively(run)).lower(*shapes).cost_analysis()
@@ -72,10 +72,10 @@ def model_flops(run: Callable[..., Any], *arguments: Any) -> float | None:
 
 
 class Pace:
-    """Steps against the clock."""
+    """Measures the speed of training steps."""
 
     flops: float | None = None
-    """Model operations of a step, for the use of the hardware."""
+    """FLOPs of a step, for the MFU."""
 
     def __init__(self, step: int, steps: int, batch_size: int):
         """Starts the clock at `step` of `steps`, each of `batch_size` images over all processes."""
@@ -100,18 +100,18 @@ class Pace:
         return report
 
     def restart(self, step: int) -> None:
-        """What has happened since the last report does not count: an evaluation, say."""
+        """Excludes the time since the last report, for example of an evaluation."""
         self._step, self._then = step, time.perf_counter()
 
 
 class Watch:
-    """Metrics of the steps since the last look, so that the first that went bad can be named."""
+    """Keeps the metrics of recent steps, to name the first with NaN or infinity."""
 
     def __init__(self) -> None:
         self._window: list[tuple[int, Metrics]] = []
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Keeps them on the device; waits for the step before last, so as not to run far ahead."""
+        """Adds a step's metrics; waits for the step before last, so as not to run far ahead."""
         self._window.append((step, metrics))
         if len(self._window) > 2:
             jax.block_until_ready(self._window[-3][1])
@@ -128,7 +128,7 @@ class Watch:
         if not _bad(values):
             self._window.clear()
             return values
-        # A bad number stays: the first step that has one is where it began.
+        # NaN persists, so the first step that has one is where it started.
         step, bad = next((n, _bad(v)) for n, m in self._window if _bad(v := _fetch(m)))
         shown = ", ".join(f"{name} is {value}" for name, value in bad.items())
         raise FloatingPointError(
@@ -154,19 +154,19 @@ class Trace:
         self._running = False
 
     def before(self, step: int) -> None:
-        """Call before step `step` + 1 is started."""
+        """To be called before step `step` + 1 starts."""
         if step == self._first < self._last:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, metrics: Metrics) -> None:
-        """Call after step `step` was started."""
+        """To be called after step `step` was started."""
         if self._running and step == self._last:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
-        """Writes what has been recorded."""
+        """Writes the trace."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

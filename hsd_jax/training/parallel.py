@@ -21,17 +21,17 @@ from hsd_jax.training.step import TrainStep
 
 AXES = ("data", "fsdp")
 MODES = ("sharded", "pmap")
-# Smaller arrays are copied: what sharding them saves is less than what gathering them costs.
+# Smaller arrays are replicated: gathering them would cost more than sharding saves.
 MIN_SHARD_SIZE = 2**16
 
 CompiledStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def fsdp_spec(shape: Sequence[int], fsdp: int) -> PartitionSpec:
-    """How an array of `shape` lies on the mesh: its largest axis that `fsdp` divides is split.
+    """How an array of `shape` is sharded: along its largest axis that `fsdp` divides.
 
-    The last of equally large ones. Arrays under `MIN_SHARD_SIZE` elements, and those that no axis
-    of divides, are copied.
+    Among equally large axes it is the last. Arrays with fewer than `MIN_SHARD_SIZE` elements or
+    without such an axis are replicated.
     """
     fitting = [(n, axis) for axis, n in enumerate(shape) if n % fsdp == 0]
     if fsdp == 1 or not fitting or np.prod(shape) < MIN_SHARD_SIZE:
@@ -42,7 +42,7 @@ def fsdp_spec(shape: Sequence[int], fsdp: int) -> PartitionSpec:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Where a run's arrays lie. See `make_parallel`."""
+    """The placement of a run's arrays; see `make_parallel`."""
 
     mode: str
     mesh: Mesh
@@ -68,7 +68,7 @@ class Parallel:
         return jax.tree.map(lambda x: NamedSharding(self.mesh, fsdp_spec(x.shape, fsdp)), state)
 
     def abstract(self, create: Callable[[], Any]) -> Any:
-        """Shapes, types and shardings of what `create` would make."""
+        """Shapes, types and shardings of the arrays that `create` would make."""
         shapes = jax.eval_shape(create)
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -82,7 +82,7 @@ class Parallel:
         return jax.jit(create, out_shardings=shardings)()
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """This process's part of a batch as part of the whole one, with each example's `index`."""
+        """Makes the global batch from this process's part, with each example's `index`."""
         local = len(next(iter(batch.values())))
         index = np.arange(local, dtype=np.int32) + local * jax.process_index()
         return {
@@ -91,7 +91,7 @@ class Parallel:
         }
 
     def compile(self, step: TrainStep, state: Any) -> CompiledStep:
-        """The step on these devices, compiled when first called; the state given is used up.
+        """The step on these devices, compiled on the first call; it donates the state.
 
         `state`: the state or its shapes.
         """
@@ -102,8 +102,8 @@ class Parallel:
         def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             if step.accumulate == 1:
                 return step(state, batch)
-            # The compiler would reduce the gradients of every part: so each device sums its own,
-            # and they are reduced once.
+            # The compiler would all-reduce the gradients of every part; here each device sums its
+            # own, and they are reduced once.
             sums = jax.shard_map(
                 partial(step.sums, axis_name=AXES), mesh=self.mesh,
                 in_specs=(copied, split, copied), out_specs=copied, check_vma=False,
@@ -137,7 +137,7 @@ class Parallel:
             devices=list(self.mesh.devices.flat),
             donate_argnums=0,
         )
-        # [B, ...] to [devices, B / devices, ...], each row where it is.
+        # [B, ...] to [devices, B / devices, ...], without moving rows.
         divide = jax.jit(
             lambda batch: jax.tree.map(
                 lambda x: x.reshape(self.size, x.shape[0] // self.size, *x.shape[1:]), batch
@@ -148,7 +148,7 @@ class Parallel:
         def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             state, metrics = mapped(state, divide(batch))
             if jax.process_count() > 1:
-                # pmap's results are this process's copies; everything else here speaks of the mesh.
+                # pmap returns this process's copies; the rest of this file uses mesh shardings.
                 state = jax.tree.map(self._of_the_mesh, state)
             return state, metrics
 
@@ -167,7 +167,7 @@ def numbered(batch: Mapping[str, Any], index: np.ndarray | None = None) -> dict[
 
 
 def on_host(tree: Any) -> Any:
-    """`tree` as whole numpy arrays on every process; all processes must call it."""
+    """Gathers `tree` as numpy arrays on every process; all processes must call it."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
@@ -179,10 +179,10 @@ def make_parallel(config: Mapping[str, Any], devices: Sequence[Any] | None = Non
     """The devices of a run.
 
     Args:
-      config: `parallel` ("sharded" or "pmap"), `mesh` (`data`, `fsdp`: sizes, one may be -1 for all
-        that is left; fewer devices than there are may be named on one process), `batch_size`,
-        `eval_batch_size` and `accumulate`, which must divide.
-      devices: None for all there are.
+      config: `parallel` ("sharded" or "pmap"), `mesh` (the sizes `data` and `fsdp`; one may be -1
+        for all remaining devices, and a single process may use fewer devices than it has),
+        `batch_size`, `eval_batch_size` and `accumulate`, which must divide evenly.
+      devices: None for all devices.
 
     Raises:
       ValueError: sizes that do not fit the devices or the batch.

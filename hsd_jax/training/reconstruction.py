@@ -1,5 +1,7 @@
-"""What the first stage's reconstructions are judged by: pixels, a perceptual distance, and the
-discriminator's adaptive part (CompVis, `VQLPIPSWithDiscriminator` and `LPIPSWithDiscriminator`)."""
+"""Losses of the first stage: pixels, a perceptual distance and an adaptive adversarial term.
+
+They follow CompVis' `VQLPIPSWithDiscriminator` and `LPIPSWithDiscriminator`.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,22 +18,22 @@ from hsd_jax.training.state import Params
 
 Images = Float[Array, "b h w c"]
 HostImages = Float[Array | np.ndarray, "b h w c"]
-# (truth, reconstruction) -> each pair's, [B].
+# (truth, reconstruction) -> the distance of each pair, [B].
 Distance = Callable[[Images, Images], jax.Array]
 
-# Added to the norm of the discriminator's gradient; the weight's ceiling (both CompVis').
+# Added to the norm of the discriminator's gradient, and the maximum weight (both CompVis').
 _TINY, _CEILING = 1e-4, 1e4
 
 
 def detail_loss(x: Images, y: Images, levels: int = 3) -> jax.Array:
     """L1 distance of horizontal and vertical differences over a pyramid of means.
 
-    A stand-in for LPIPS, which needs a pretrained net: it asks for edges of the right sharpness in
-    the right place, which the pixels' own L1 pays little for.
+    A stand-in for LPIPS, which needs a pretrained network: it rewards edges of the right sharpness
+    in the right place, which the L1 of pixels hardly does.
 
     Args:
       x, y: `[B, H, W, C]`, sides multiples of `2 ** (levels - 1)`.
-      levels: sizes compared.
+      levels: the number of pyramid levels.
 
     Returns:
       A scalar.
@@ -47,7 +49,7 @@ def detail_loss(x: Images, y: Images, levels: int = 3) -> jax.Array:
 
 
 def sharpness(x: Images, y: Images) -> Float[Array, " b"]:
-    """Standard deviation of the Laplacian of `y`'s grey over that of `x`'s; 1: as sharp as `x`."""
+    """The deviation of the Laplacian of grey `y` divided by that of `x`; 1 is as sharp as `x`."""
 
     def deviation(image: Images) -> jax.Array:
         grey = jnp.mean(image, axis=-1)
@@ -58,12 +60,12 @@ def sharpness(x: Images, y: Images) -> Float[Array, " b"]:
 
 
 def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distance:
-    """LPIPS in the net of a checkpoint; its weights are constants.
+    """LPIPS in the network of a checkpoint; its weights are constants.
 
     Args:
-      file: LPIPS, or torchvision's classifier, or a folder with the part `perceptual`, as
-        `hsd convert` reads and writes them.
-      backbone: torchvision's file, where `file` holds LPIPS' weights of channels alone.
+      file: LPIPS, torchvision's classifier, or a folder with the part `perceptual`; see `hsd
+        convert`.
+      backbone: torchvision's file, if `file` only has LPIPS' weights of channels.
       dtype: compute type of its convolutions, None for float32.
 
     Raises:
@@ -77,8 +79,8 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
     module = module.clone(dtype=dtype)
 
     def distance(x: HostImages, y: HostImages) -> jax.Array:
-        # numpy until here: a compiled step takes them in without asking a device for them. One
-        # traced copy serves both images.
+        # numpy until here, so that a compiled step embeds them without a transfer from a device.
+        # Both images share one traced copy of the network.
         frozen = jax.lax.stop_gradient(params)
         return apply(module, frozen, jnp.asarray(x), jnp.asarray(y))
 
@@ -86,12 +88,12 @@ def perceptual_loss(file: str, backbone: str = "", dtype: Any = None) -> Distanc
 
 
 class Judged(NamedTuple):
-    """What `against_critic` returns: scalars.
+    """The scalars that `against_critic` returns.
 
     Attributes:
-      value: of reconstruction and generator together; its gradient moves the autoencoder alone.
-      generator: its hinge loss, unweighted.
-      weight: what it was multiplied by.
+      value: the weighted sum of both losses; its gradient trains the autoencoder.
+      generator: the unweighted hinge loss.
+      weight: the weight of the hinge loss.
     """
 
     value: jax.Array
@@ -109,19 +111,19 @@ def against_critic(
 ) -> Judged:
     """reconstruction(y) + w * generator(y), with w = share * |d reconstruction| / |d generator|.
 
-    The derivatives are those by the decoder's last kernel, w is a constant to the gradient (Esser
-    et al., arXiv 2012.09841, equation 7, and CompVis' `calculate_adaptive_weight`). On several
-    devices, the whole batch's derivatives count.
+    The derivatives are with respect to the decoder's last kernel, and w is a constant in the
+    gradient (Esser et al., arXiv 2012.09841, equation 7, and CompVis' `calculate_adaptive_weight`).
+    On several devices, w is computed over the whole batch.
 
     Args:
-      reconstruction, generator: of images, to scalars.
-      decode: last kernel -> images, equal to `y` at `last_kernel`.
-      last_kernel: of the decoder's last convolution.
+      reconstruction, generator: functions of images, to scalars.
+      decode: maps a last kernel to images; equals `y` at `last_kernel`.
+      last_kernel: the kernel of the decoder's last convolution.
       y: the images.
-      share: 0 leaves the generator out.
+      share: 0 disables the generator's loss.
     """
     y_value, last_kernel = jax.lax.stop_gradient((y, last_kernel))
-    # By the images first: both nets that judge are gone through once, whatever the weight.
+    # Gradients by the images first: backward passes of both networks run once for any weight.
     nll, by_nll = jax.value_and_grad(reconstruction)(y_value)
     g, by_g = jax.value_and_grad(generator)(y_value)
     _, pull = jax.vjp(decode, last_kernel)
@@ -129,13 +131,13 @@ def against_critic(
     ratio = jnp.linalg.norm(of_nll.ravel()) / (jnp.linalg.norm(of_g.ravel()) + _TINY)
     weight = share * jnp.clip(ratio, 0, _CEILING)
     nll, g, weight, slope = jax.lax.stop_gradient((nll, g, weight, by_nll + weight * by_g))
-    # Worth 0: it carries the gradient alone.
+    # Its value is 0; it only carries the gradient.
     carrier = jnp.sum(y * slope)
     return Judged(nll + weight * g + (carrier - jax.lax.stop_gradient(carrier)), g, weight)
 
 
 def with_leaf(tree: Params, path: tuple[str, ...], leaf: jax.Array) -> dict[str, Any]:
-    """`tree` with `leaf` at `path`; nothing else is copied."""
+    """Replaces the leaf at `path`, without copying other leaves."""
     assert isinstance(tree, Mapping)
     first, *rest = path
     return dict(tree) | {first: with_leaf(tree[first], tuple(rest), leaf) if rest else leaf}

@@ -1,5 +1,7 @@
-"""Keys are derived from (seed, name, step, example), never stored: a resumed run is the same run,
-and a run on other devices draws the same numbers."""
+"""Random keys, derived from (seed, name, step, example) and never stored.
+
+A resumed run is therefore the same run, and a run on other devices draws the same numbers.
+"""
 
 import zlib
 from collections.abc import Mapping
@@ -25,8 +27,8 @@ def named_key(seed: int, name: str, step: jax.Array | int = 0) -> jax.Array:
 def per_example(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
     """A key for each example, by its place in the whole batch, `batch["index"]` (int32 [B]).
 
-    Whatever is drawn from these is the same for a batch on one device, on many, or in parts;
-    numbers drawn from `key` itself would come again on every device.
+    Numbers drawn with these keys do not depend on the devices or parts of a batch; numbers drawn
+    with `key` itself would repeat on every device.
 
     Returns:
       Typed keys [B].

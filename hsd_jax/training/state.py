@@ -1,4 +1,4 @@
-"""The state of a run, and what a loss must be."""
+"""The training state, and the interface of a loss."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,7 @@ Metrics = dict[str, jax.Array]
 
 @struct.dataclass
 class TrainState:
-    """All that a checkpoint holds; the data position and every key follow from `step`."""
+    """The contents of a checkpoint; the data position and all keys are derived from `step`."""
 
     step: jax.Array
     params: Params
@@ -34,15 +34,15 @@ def create_state(params: Params, optimizer: optax.GradientTransformation) -> Tra
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside the scalar to minimise.
+    """What a loss returns besides the scalar to minimise.
 
     Attributes:
       metrics: scalars. A plain one is a mean over the batch's examples; a pair (numerator,
         denominator) is divided after both have been summed over all parts of the batch.
-      overwrite: what gradients do not set (running statistics of batch norms), as a tree with the
-        structure of `params` whose other leaves are None.
-      weight: of this batch's scalar in the mean over all parts of a batch, which lie on several
-        devices or come one after the other; the denominator where the scalar is a weighted mean.
+      overwrite: parameters that gradients do not update (running statistics of batch norms), as a
+        tree with the structure of `params` whose other leaves are None.
+      weight: the weight of this scalar in the mean over all parts of a batch, on several devices or
+        one after the other; the denominator if the scalar is a weighted mean.
     """
 
     metrics: Mapping[str, Any]
@@ -53,8 +53,8 @@ class Aux(NamedTuple):
 class Loss(Protocol):
     """`(params, batch, key, step) -> (scalar to minimise, Aux)`.
 
-    The batch may be a part of the whole one: random numbers come from `rng.per_example(key, batch)`
-    and are then the same however the batch is divided.
+    The batch may be a part of the whole one: drawing random numbers with `rng.per_example(key,
+    batch)` makes them independent of how it is divided.
     """
 
     def __call__(

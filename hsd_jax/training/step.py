@@ -1,7 +1,7 @@
 """The training step on one screen: loss, gradient, accumulation, update, EMA, metrics.
 
-It is pure, and an axis name is all that it may know of devices. `training.parallel` compiles it by
-`jax.jit` over a mesh or by `jax.pmap`.
+The step is pure; all that it knows of devices is an axis name. `training.parallel` compiles it with
+`jax.jit` over a mesh or with `jax.pmap`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from hsd_jax.training.state import Batch, Loss, Metrics, Params, TrainState
 
 
 class Sums(NamedTuple):
-    """What is additive over the parts of a batch; the quotients are the whole batch's values."""
+    """Sums over the parts of a batch, whose quotients are the values of the whole batch."""
 
     gradient: Params
     weight: jax.Array
@@ -38,11 +38,11 @@ class TrainStep:
     Attributes:
       loss: the task's loss.
       optimizer: clips the gradient and updates the whole parameter tree.
-      ema: decay of the exponential moving average, reached by a warm-up.
-      seed: of the run. The step's key follows from it and from `state.step`.
-      accumulate: how many parts of the batch are worked through one after the other, which divides
-        the memory of the activations. The result is that of one part, except that batch norms, and
-        the adaptive weight of a discriminator, see one part at a time.
+      ema: decay of the exponential moving average, after a warm-up.
+      seed: the seed of the run; the step's key is derived from it and from `state.step`.
+      accumulate: the number of parts that the batch is processed in, one after the other, which
+        divides the memory of activations. The result does not depend on it, except that batch norms
+        and the adaptive weight of a discriminator see one part at a time.
     """
 
     loss: Loss
@@ -54,18 +54,18 @@ class TrainStep:
     def __call__(
         self, state: TrainState, batch: Batch, axis_name: AxisName | None = None
     ) -> tuple[TrainState, Metrics]:
-        """One step; `axis_name` where `batch` is one device's part, mapped over that axis."""
+        """One step; with `axis_name`, `batch` is one device's part, mapped over that axis."""
         return self.update(state, self.sums(state.params, batch, state.step, axis_name))
 
     def sums(
         self, params: Params, batch: Batch, step: jax.Array, axis_name: AxisName | None = None
     ) -> Sums:
-        """Gradient and metrics of the whole batch, before the division; reduced over the axis."""
+        """Sums of gradients and metrics over the whole batch, reduced over the axis."""
         key = named_key(self.seed, "train", step)
 
         def of_part(part: Batch) -> Sums:
             def weighted(params: Params):
-                # Around the modules, not through them: they are saved with the weights.
+                # Set here and not as module fields, which are saved with the weights.
                 with statistics_over(axis_name):
                     value, aux = self.loss(params, part, key, step)
                 weight = jax.lax.stop_gradient(jnp.asarray(aux.weight, jnp.float32))

@@ -1,8 +1,8 @@
-"""Released weights: one safetensors file and one json a net, in a folder; nothing that runs code.
+"""Released weights: a folder with a safetensors file and a json per network, and no code.
 
-`NAME.safetensors` holds the parameters under their paths ("mid/conv0/kernel"), `NAME.json` the
-module's class, its fields, and facts that go with the net (label set, latent scale, schedule). Nets
-beyond `SHARD_BYTES` are cut into NAME-00001-of-0000N.safetensors, which the json then lists.
+`NAME.safetensors` holds the parameters by path ("mid/conv0/kernel"), `NAME.json` the module's
+class, its fields, and metadata (label set, latent scale, schedule). Networks larger than
+`SHARD_BYTES` are split into NAME-00001-of-0000N.safetensors, which the json lists.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ FORMAT = 1
 DEFAULT = "embedded"
 SHARD_BYTES = 2 * 10**9
 
-# Only these can be named by a file: a json chooses among them and never imports anything else.
+# A json can only name one of these, so it can never import anything else.
 MODULES = {
     "Autoencoder": "hsd_jax.models.autoencoder",
     "UNet": "hsd_jax.models.unet",
@@ -42,7 +42,7 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A net read from a folder: `module.apply({"params": params}, ...)` runs it."""
+    """A network read from a folder: `module.apply({"params": params}, ...)` runs it."""
 
     module: Any
     params: Any
@@ -50,7 +50,7 @@ class Loaded:
 
 
 def find(name_or_dir: str | Path = DEFAULT) -> Path:
-    """The folder of weights that a name (shipped with the package) or a path stands for.
+    """Finds a folder of weights by the name of shipped weights or by its path.
 
     Raises:
       ValueError: neither a shipped name nor a folder.
@@ -68,18 +68,18 @@ def find(name_or_dir: str | Path = DEFAULT) -> Path:
 
 
 def fingerprint(folder: Path, *parts: str) -> str:
-    """16 hexadecimal digits that tell these networks of a folder from any others.
+    """16 hexadecimal digits that identify the networks `parts` of a folder; all if none is given.
 
     Raises:
-      ValueError: one is missing.
+      ValueError: if one is missing.
     """
-    digests = []
+    files = [] if parts else sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
     for part in parts:
-        files = [folder / f"{part}.json", *sorted(folder.glob(f"{part}[.-]*safetensors"))]
-        if len(files) < 2 or not files[0].is_file():
+        found = [folder / f"{part}.json", *sorted(folder.glob(f"{part}[.-]*safetensors"))]
+        if len(found) < 2 or not found[0].is_file():
             raise ValueError(f"{folder} holds no {part}: give a folder with the networks of a swap")
-        digests += [cache.file_fingerprint(file) for file in files]
-    return cache.fingerprint(*digests)
+        files += found
+    return cache.fingerprint(*(cache.file_fingerprint(file) for file in files))
 
 
 def save_part(
@@ -93,7 +93,7 @@ def save_part(
 ) -> None:
     """Writes `name`.safetensors and `name`.json into `folder`, parameters as `dtype`.
 
-    Beside `params` memory holds one shard. The json is written last: without it there is no net.
+    Memory holds one shard besides `params`. The json comes last: without it there is no network.
 
     Raises:
       ValueError: a parameter is not finite as `dtype`; nothing is written then.
@@ -110,7 +110,7 @@ def save_part(
         files = [f"{name}-{n:05}-of-{total:05}.safetensors" for n in range(1, total + 1)]
     for file, paths in zip(files, shards, strict=True):
         save_file({path: _cast(tensors[path], dtype) for path in paths}, folder / file)
-        (folder / file).chmod(0o644)  # safetensors leaves it to its owner alone
+        (folder / file).chmod(0o644)  # safetensors makes it private
     fields = {
         field.name: getattr(module, field.name)
         for field in dataclasses.fields(module)
@@ -129,7 +129,7 @@ def save_part(
 
 
 def _cast(value: Any, dtype: Any) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what overflows is told by name
+    with np.errstate(over="ignore"):  # overflow is reported by name
         return np.asarray(value).astype(dtype, copy=False)
 
 
@@ -167,7 +167,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_part(folder: Path, name: str) -> Loaded:
-    """Reads a net: float32 parameters, whatever the file's type.
+    """Reads a network: float32 parameters, whatever the file's type.
 
     Raises:
       ValueError: a file is missing, damaged, or of another format.
@@ -203,5 +203,5 @@ def _build_module(class_name: str, fields: Mapping[str, Any]) -> nn.Module:
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples: module fields must be hashable."""
+    """Turns lists into tuples, since module fields must be hashable."""
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

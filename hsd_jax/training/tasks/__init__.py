@@ -1,4 +1,4 @@
-"""The five trainings: each file makes a `Task` of a config; the loop knows no more than this."""
+"""The interface of the five trainings; each file of this folder makes a `Task` of a config."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A trained net as it is released: its module, its parameters, and facts that go with it."""
+    """A trained network for release: its module, its parameters and its metadata."""
 
     module: nn.Module
     params: Params
@@ -35,12 +35,12 @@ class Part:
 
 
 class Task(ABC):
-    """What the loop needs of a training. Nothing changes after it was made.
+    """What the training loop needs to know; immutable.
 
     Attributes:
       config: the whole of it, as a plain nested dict; `data` is its part about the examples.
       partner: examples carry `partner`, the layout of another random person.
-      note: what a person should be told at the start of a run.
+      note: a message for the start of a run.
     """
 
     partner: bool = False
@@ -53,22 +53,22 @@ class Task(ABC):
         """The records of a split of the data set.
 
         Raises:
-          ValueError: it is not there.
+          ValueError: if there is no such split.
         """
         name, cache = self.data.get("name", "halfbody"), self.data.get("cache", True)
         return load_source(self.data["dir"], split, name=name, cache=cache)
 
     @abstractmethod
     def transform(self, example: Example, rng: np.random.Generator) -> Arrays:
-        """Record -> training example, augmentation included."""
+        """Turns a record into a training example, with augmentation."""
 
     @abstractmethod
     def eval_transform(self, example: Example, rng: np.random.Generator) -> Arrays:
-        """Record -> example of an evaluation."""
+        """Turns a record into an evaluation example."""
 
     @abstractmethod
     def init(self, key: jax.Array) -> Params:
-        """The whole parameter tree, nets that are trained together side by side; pure."""
+        """The whole parameter tree, networks that are trained together side by side; pure."""
 
     @abstractmethod
     def loss(
@@ -82,18 +82,18 @@ class Task(ABC):
 
     @abstractmethod
     def preview(self, params: Params, batch: dict[str, Any], key: jax.Array) -> Arrays:
-        """Images that show a person how it goes, uint8 `[H, W, 3]`."""
+        """Sample images for inspection, uint8 `[H, W, 3]`."""
 
     @abstractmethod
     def parts(self, params: Params) -> dict[str, Part]:
-        """What the training yields, by part name (see `hsd_jax.weights`)."""
+        """The trained networks, by part name (see `hsd_jax.weights`)."""
 
 
 def make_task(config: Mapping[str, Any]) -> Task:
     """The task that `config["task"]` names.
 
     Raises:
-      ValueError: no such task.
+      ValueError: if there is no such task.
     """
     name = config["task"]
     if name not in TASKS:

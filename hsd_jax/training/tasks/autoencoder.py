@@ -1,4 +1,4 @@
-"""Train the first stage: images to latents and back (the paper, section 4.1; CompVis `vq-f4`)."""
+"""Trains the first stage: images to latents and back (the paper, section 4.1; CompVis `vq-f4`)."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -42,8 +42,8 @@ class AutoencoderTask(Task):
       disc_weight, disc_factor, disc_start: CompVis' (0.75, 1 and 0 for `vq-f4`); a disc_weight of 0
         trains no discriminator.
 
-    Net and discriminator take their steps at once, from one forward pass; CompVis' discriminator
-    is trained on the reconstructions of the net after its step.
+    Autoencoder and discriminator are updated together, from one forward pass; CompVis updates the
+    discriminator on reconstructions of the updated autoencoder.
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -100,7 +100,7 @@ class AutoencoderTask(Task):
         self, critic: PatchDiscriminator, params: Params, x: jax.Array, y: jax.Array, z: jax.Array,
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-        """Reconstruction error, generator's and discriminator's losses; each moves its own net."""
+        """The reconstruction error and both adversarial losses; each trains its own network."""
         net, z = jax.lax.stop_gradient((params["autoencoder"], z))
         frozen, fake = jax.lax.stop_gradient((params["discriminator"], y))
         last = net[_LAST_KERNEL[0]][_LAST_KERNEL[1]][_LAST_KERNEL[2]]
@@ -124,7 +124,7 @@ class AutoencoderTask(Task):
         return net_side.value + factor * d, metrics
 
     def reconstruct(self, params: Params, batch: Batch) -> jax.Array:
-        """The batch's images through the net, in [-1, 1]."""
+        """The batch's images through the network, in [-1, 1]."""
         return jnp.clip(apply(self.model, params["autoencoder"], _pixels(batch)), -1, 1)
 
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Ratios:

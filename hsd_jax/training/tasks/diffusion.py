@@ -1,8 +1,9 @@
-"""Train the latent diffusion model: eps, x0 or v by L2 (the paper, equation 4), under head-covers.
+"""Trains the latent diffusion model: eps, x0 or v by L2 (the paper, equation 4), under head-covers.
 
-Examples are windows of cached latents (`training.tools.latents`): a convolutional UNet that has
-learnt windows at one scale runs on whole images of that scale, at a quarter of the cost an image
-(compare Patch Diffusion, arXiv 2304.12526). `window` = the latents' side is the paper's training.
+Examples are windows of cached latents (`training.tools.latents`): a convolutional UNet trained on
+windows also works on whole images of the same scale, and a window costs a quarter of an image
+(compare Patch Diffusion, arXiv 2304.12526). If `window` is the latents' side, this is the paper's
+training.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
 
 
 class Windows(NamedTuple):
-    """Windows of a batch, `[B, h, w, ...]`: true latents, condition, and 1 where they are known."""
+    """Windows of a batch, `[B, h, w, ...]`: true latents, condition, and the mask of known ones."""
 
     z0: jax.Array
     s: jax.Array
@@ -43,7 +44,7 @@ class Windows(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The net's output on noised windows, what it should be, and the noised windows."""
+    """The network's output on noised windows, its target, and the noised windows."""
 
     output: jax.Array
     wanted: jax.Array
@@ -55,18 +56,18 @@ class DiffusionTask(Task):
 
     `loss`: `prediction`, `known_weight` (of the error where the latents are known, against 1 in
     the hole), `known` (see `hsd_jax.diffusion.conditioning`), and `shift` of the uniform t towards
-    noise (Esser et al. 2024, equation 23; 1 is the paper's). `adversarial` is the share of the
-    gradient that a discriminator on one call's prediction has (`hsd_jax.training.adversary`; 0, the
-    paper's, trains none). `perceptual` is a file of LPIPS' weights (see `perceptual_loss`), which
-    then compares the images that one call's prediction and the true latents decode to, with the
-    decoder of the weights `autoencoder`, weighted by `perceptual_weight` (compare LPIPS as the
-    distance of Consistency Models, Song et al., arXiv 2303.01469). `sampling_steps`: how many calls
-    of the UNet suit the trained net, released with it.
+    noise (Esser et al. 2024, equation 23; 1 is the paper's). `adversarial` is the relative gradient
+    of a discriminator on one call's prediction (`hsd_jax.training.adversary`; 0, as in the paper,
+    disables it). `perceptual` is a file of LPIPS' weights (see `perceptual_loss`): the distance of
+    the images that one call's prediction and the true latents decode to, with the decoder of the
+    weights `autoencoder`, is added `perceptual_weight` times (compare Consistency Models, Song et
+    al., arXiv 2303.01469). `sampling_steps` is the default number of UNet calls of the released
+    network.
 
-    `data.cover` is the probability of the head-cover on the condition: 1 in the paper, whose test
-    condition is inpainted all the same; ours sees both kinds. `data.remove_neck` takes necks from
-    the condition too (the paper's ablation without a layout generator); `data.fit_partner` brings
-    partners to this face's size and place first.
+    `data.cover` is the probability of the head-cover on the condition: 1 in the paper, although its
+    test condition is inpainted. `data.remove_neck` also removes necks from the condition (the
+    paper's ablation without a layout generator); `data.fit_partner` first moves partners to this
+    face's size and place.
     """
 
     partner = True
@@ -75,7 +76,7 @@ class DiffusionTask(Task):
         super().__init__(config)
         self.labels, self.weights = LABEL_SETS[config["labels"]], config["loss"]
         self.stats = latent_statistics(self.data["latents"])
-        # numpy: the step, compiled under the transfer guard, may not ask a device for a constant.
+        # numpy: the step is compiled under the transfer guard, so constants must be on the host.
         self.mean, self.std = (
             np.array(self.stats[name], np.float32)[None, None, None] for name in ("mean", "std")
         )
@@ -107,7 +108,7 @@ class DiffusionTask(Task):
         if self.data["remove_neck"]:
             covered[np.isin(covered, labels.neck)] = labels.background
         factor = layout.shape[0] // example["latents"].shape[0]
-        # A latent is known only where every pixel of its cell is.
+        # A latent is known only if every pixel of its cell is.
         hole = hole.reshape(hole.shape[0] // factor, factor, -1, factor).max((1, 3))
         return {
             "latents": example["latents"].astype(np.float32),
@@ -138,7 +139,7 @@ class DiffusionTask(Task):
         return condition_of(self.stem, params["condition"], onehot, self.labels, *seen)
 
     def windows(self, params: Params, batch: Batch) -> Windows:
-        """The batch's windows, latents normalised; the condition has seen the whole image."""
+        """The batch's windows, with normalised latents; the condition is of the whole image."""
         z0 = (batch["latents"] - self.mean) / self.std
         onehot = one_hot(batch["layout"].astype(jnp.int32), self.labels)
         s = self._condition(params, onehot, z0, batch["known"])
@@ -154,17 +155,17 @@ class DiffusionTask(Task):
         self, params: Params, batch: Batch, seen: Windows, keys: jax.Array, t: jax.Array,
         train: bool,
     ) -> Prediction:  # fmt: skip
-        """One call of the net at times `t` `[B]`; noise and dropout come from `keys` `[B]`."""
+        """One call of the network at times `t` `[B]`; noise and dropout come from `keys` `[B]`."""
         eps = normal(fold_keys(keys, 0), seen.z0.shape[1:])
         z_t = q_sample(seen.z0, t, eps, self.schedule)
-        # The first example's key: another one on each device of a pmap and in each part of a batch.
+        # The first example's key, which differs between devices of a pmap and parts of a batch.
         rngs = {"dropout": fold_keys(keys, 1)[0]}
         output = apply(self.unet, params["unet"], z_t, t, seen.s, train, rngs=rngs)
         noise = alpha_sigma(self.schedule, t, seen.z0.ndim)
         return Prediction(output, target(self.weights["prediction"], seen.z0, eps, *noise), z_t)
 
     def random_times(self, key: jax.Array, batch: Batch) -> jax.Array:
-        """int32 `[B]`; one draw shifted evenly over the whole batch (VDM): losses vary less."""
+        """Times int32 `[B]`: one draw, shifted evenly over the batch for low variance (VDM)."""
         u = (jax.random.uniform(key) + batch["index"] / self.config["batch_size"]) % 1
         shift = self.weights["shift"]
         u = shift * u / (1 + (shift - 1) * u)
@@ -216,7 +217,7 @@ class DiffusionTask(Task):
         self, critic: PatchDiscriminator, params: Params, seen: Windows, made: Prediction,
         t: jax.Array, pull: jax.Array,
     ) -> Terms:  # fmt: skip
-        """What the discriminator adds, on the latents that the output stands for."""
+        """The adversarial terms, on the latents that the output predicts."""
         return adversarial_terms(
             critic, params["discriminator"], made.output,
             lambda output: self._latents(seen, output, made.z_t, t), seen.z0, seen.s,
@@ -226,7 +227,7 @@ class DiffusionTask(Task):
     def sample(
         self, params: Params, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """z0 `[B, h, w, c]`, known mask `[B, h, w, 1]` and a sample of the batch's windows."""
+        """Returns z0 `[B, h, w, c]`, the known mask `[B, h, w, 1]` and a sample of the windows."""
         z0, s, known = self.windows(params, batch)
         masks = Regions(known, jnp.zeros_like(known), 1 - known)
         net = predictor(self.unet, params["unet"], s)
@@ -236,7 +237,7 @@ class DiffusionTask(Task):
         return z0, known, z
 
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Ratios:
-        """The loss inside the hole at ten noise levels, and the error of its samples."""
+        """The loss inside the hole at ten noise levels, and the error of samples."""
         count = batch["latents"].shape[0]
         times = jnp.linspace(50, self.schedule.num_timesteps - 50, count).astype(jnp.int32)
         seen, keys = self.windows(params, batch), per_example(key, batch)
@@ -296,10 +297,10 @@ def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def hole_of(layout: np.ndarray, partner: np.ndarray, labels: LabelSet, rng: np.random.Generator):
-    """What a swap of this head onto the partner's old place would have to paint, uint8 [H, W].
+    """What a swap of this head onto the partner's body would generate, uint8 [H, W].
 
-    The neck, the partner's head with a margin for stray hair, and a band around the own head's
-    outline, but not the own head itself; margins as wide as a swap's or wider, at random.
+    It is the neck, the partner's head with a margin for stray hair, and a band around this head's
+    outline, but not this head itself. Margins are random, at least as wide as a swap's.
     """
     head = np.isin(layout, labels.head).astype(np.uint8)
     old_head = np.isin(partner, labels.head).astype(np.uint8)

@@ -1,5 +1,7 @@
-"""Train the landmark net on crops that `data/label_landmarks.py` labelled: heatmaps, places, pose,
-and whether there is a face at all."""
+"""Trains the landmark network on crops that `data/label_landmarks.py` labelled.
+
+It learns heatmaps, landmarks, pose and whether there is a face.
+"""
 
 import csv
 from collections.abc import Mapping
@@ -87,7 +89,7 @@ def view(
     example: Example, zoom: float = 1.0, angle: float = 0.0, shift: Any = (0.0, 0.0),
     mirror: bool = False,
 ) -> Example:  # fmt: skip
-    """What the net is shown of an example, and what it should say.
+    """A random view of an example, with its targets.
 
     Args:
       example: of a `LandmarkSource`.
@@ -122,7 +124,7 @@ def view(
 
 
 def _turned(angles: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Yaw and pitch of the same look in an image that `rotation` `[2, 2]` turned or mirrored."""
+    """Yaw and pitch after `rotation` `[2, 2]` turned or mirrored the image."""
     yaw, pitch = angles
     x, y = rotation @ np.array([np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
     z = np.cos(yaw) * np.cos(pitch)
@@ -132,10 +134,10 @@ def _turned(angles: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 def cover(
     image: np.ndarray, box: np.ndarray, rng: np.random.Generator, size: float, offset: Any = (0, 0)
 ) -> np.ndarray:
-    """Something else in front of the face: an ellipse of `size` face sizes, `offset` from its box.
+    """Covers the face with an ellipse of `size` face sizes, at `offset` from its box.
 
-    It is hair or hat turned down over the face, as at the back of a head; or another part of the
-    crop; or one colour.
+    The ellipse shows hair or hat pulled down over the face, like the back of a head; another part
+    of the crop; or a colour.
     """
     height, width = image.shape[:2]
     x, y, face = (float(v) for v in box)
@@ -157,7 +159,7 @@ def cover(
 
 
 def _folded(height: int, fold: float, length: float) -> np.ndarray:
-    """Rows of an image of which those below `fold` repeat the `length` above it, to and fro."""
+    """Row indices that below `fold` repeat the `length` rows above it, back and forth."""
     rows = np.arange(height, dtype=np.float32)
     phase = (rows - fold) % (2 * length)
     below = fold - np.minimum(phase, 2 * length - phase)
@@ -168,8 +170,8 @@ class LandmarksTask(Task):
     """`config`: `model` (fields of `LandmarkNet`), `data`, `loss` (a weight for each of `losses`).
 
     `data`: `scale`, `rotation`, `jitter`, `mirror`, `colour` as in `augment`, the jitter in face
-    sizes; `hidden`, the share of faces that something covers whole, which then are none; `covered`,
-    the share that something covers in part.
+    sizes; `hidden`, the share of faces that are covered completely and count as no face; `covered`,
+    the share that is covered in part.
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -182,7 +184,7 @@ class LandmarksTask(Task):
 
     def transform(self, example: Example, rng: np.random.Generator) -> Arrays:
         data, box, hidden = self.data, example["box"], rng.random()
-        if example["found"] and hidden < data["hidden"]:  # no face any more
+        if example["found"] and hidden < data["hidden"]:  # it no longer counts as a face
             image = cover(example["image"], box, rng, 1.6)
             example = {**example, "image": image, "found": False}
         elif hidden > 1 - data["covered"]:  # still a face
@@ -205,7 +207,7 @@ class LandmarksTask(Task):
         return {"landmarks": self.model.init(key, jnp.zeros((1, SIZE, SIZE, 3)))["params"]}
 
     def look(self, params: Params, batch: Batch) -> Found:
-        """What the net says of the batch's images."""
+        """The network's output for the batch's images."""
         x = batch["image"].astype(jnp.float32) / 127.5 - 1
         return apply(self.model, params["landmarks"], x)
 
@@ -260,7 +262,7 @@ def target_heatmaps(points: jax.Array, cells: int, sigma: float = 1.0) -> jax.Ar
 
 
 def distances(found: Found, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """How far the points are off, in eye distances, and which of them the view shows: `[B, 9]`."""
+    """The errors of the points in eye distances, and which of them are in the view: `[B, 9]`."""
     points = batch["points"]
     apart = jnp.linalg.norm(points[:, 1] - points[:, 0], axis=-1, keepdims=True)
     inside = jnp.all((points > 0) & (points < 1), axis=-1) & batch["found"][:, None]
@@ -268,7 +270,7 @@ def distances(found: Found, batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def losses(found: Found, batch: Batch) -> dict[str, jax.Array]:
-    """Each example's part of every loss, `[B]`; but for `face`, 0 where there is none.
+    """The losses of each example, `[B]`; all but `face` are 0 without a face.
 
     `heatmap` is the Kullback-Leibler divergence from the target, `points` the L1 distance in shares
     of the view, `angles` the L1 distance in radians, `face` the cross-entropy.

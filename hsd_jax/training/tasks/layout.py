@@ -1,4 +1,4 @@
-"""Train the layout generator (the paper, section 3.3): holes in, the whole layout out."""
+"""Trains the layout generator (the paper, section 3.3): holes in, the whole layout out."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -29,10 +29,10 @@ from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
 class LayoutTask(Task):
     """`config`: `labels`, `model` (fields of `LayoutGenerator`), `discriminator`, `data`, `loss`.
 
-    `loss`: `adversarial` is the paper's lambda_2 (0.2; 0 trains no discriminator), `logits` weighs
-    a second cross-entropy, on the prediction before the focus map. The paper has none; without it a
-    hole that the focus map leaves alone has log(0) for a loss and no gradient. `overlap` weighs
-    `soft_jaccard`.
+    `loss`: `adversarial` is the paper's lambda_2 (0.2; 0 disables the discriminator); `logits`
+    weights a second cross-entropy, on the prediction before the focus map. The paper has none;
+    without it, a hole that the focus map ignores has a loss of log(0) and no gradient. `overlap`
+    weights `soft_jaccard`.
     """
 
     partner = True
@@ -47,7 +47,7 @@ class LayoutTask(Task):
 
     def transform(self, example: Example, rng: np.random.Generator) -> Arrays:
         partner = self._partner(example, rng)
-        # Both layouts ride through one window: the partner as the image.
+        # Both layouts get the same window: the partner takes the place of the image.
         partner, layout = augment.random_window(
             partner, example["layout"], rng, nearest=True, **augment.window_options(self.data)
         )
@@ -93,7 +93,7 @@ class LayoutTask(Task):
             metrics["overlap"] = overlap
         if self.critic is not None:
             judged = self._judge(self.critic, params, out, target, per_example(key, batch))
-            # One gradient serves both: each term moves only its own net's parameters.
+            # One gradient suffices: each term depends only on its own network's parameters.
             value += self.weights["adversarial"] * judged["g"] + judged["d"]
             metrics |= judged
         overwrite = None
@@ -107,7 +107,7 @@ class LayoutTask(Task):
         self, critic: PatchDiscriminator, params: Params, out: LayoutOutput, target: jax.Array,
         keys: jax.Array,
     ) -> Metrics:  # fmt: skip
-        """Losses of the generator `g` and of the discriminator `d`, on sampled layouts."""
+        """The losses of generator `g` and discriminator `d` on sampled layouts."""
         fake = jax.vmap(gumbel_softmax)(log_probs(out.probs), keys)
         real = one_hot(target, self.labels)
         frozen = jax.lax.stop_gradient(params["discriminator"])
@@ -123,7 +123,7 @@ class LayoutTask(Task):
         return {"g": g, "d": d}
 
     def inpaint(self, params: Params, layout: jax.Array) -> jax.Array:
-        """Class indices `[B, H, W]` with holes -> without."""
+        """Fills the holes of class indices `[B, H, W]`."""
         return apply(self.model, params["layout_generator"], layout, method="inpaint")
 
     def evaluate(self, params: Params, batch: Batch, key: jax.Array) -> Ratios:
@@ -154,13 +154,13 @@ class LayoutTask(Task):
 
 
 def holes(batch: dict[str, Any], labels: LabelSet) -> jax.Array:
-    """The generator's input: head-covered by the partner, neck removed (section 3.2)."""
+    """The generator's input: covered by the partner's head, without the neck (section 3.2)."""
     covered = head_cover(batch["layout"], batch["partner"], labels)
     return remove_neck(covered, labels).astype(jnp.int32)
 
 
 def soft_jaccard(probs: jax.Array, target: jax.Array) -> jax.Array:
-    """One minus IoU of soft layouts (Rahman and Wang 2016), `[B]`: mean over the classes shown.
+    """One minus IoU of soft layouts (Rahman and Wang 2016), `[B]`, averaged over classes present.
 
     Args:
       probs: `[B, H, W, C]`.

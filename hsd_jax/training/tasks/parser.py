@@ -1,5 +1,7 @@
-"""Train the parser: cross-entropy, with the classes that automatic labels confuse told apart only
-where people drew them."""
+"""Trains the parser by cross-entropy.
+
+Classes that automatic labels confuse are only distinguished in hand-made layouts.
+"""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -27,7 +29,7 @@ class ParserTask(Task):
         self.model = Parser(num_classes=self.labels.num_classes, **config["model"])
         self.merged = tuple(self.labels.index(name) for name in self.data["merged"])
         given = config["loss"]["class_weights"]
-        # numpy: the step, compiled under the transfer guard, may not ask a device for a constant.
+        # numpy: the step is compiled under the transfer guard, so constants must be on the host.
         self.weights = np.array([given[name] for name in self.labels.classes], np.float32)
 
     def transform(self, example: Example, rng: np.random.Generator) -> Arrays:
@@ -50,7 +52,7 @@ class ParserTask(Task):
         return {"parser": self.model.init(key, jnp.zeros((1, side, side, 3)))["params"]}
 
     def logits(self, params: Params, batch: Batch) -> jax.Array:
-        """`[B, H, W, K]` of the batch's images."""
+        """The logits of the batch's images, `[B, H, W, K]`."""
         x = batch["image"].astype(jnp.float32) / 127.5 - 1
         return apply(self.model, params["parser"], x)
 
@@ -104,12 +106,12 @@ class ParserTask(Task):
 def log_likelihood(
     logits: jax.Array, layout: jax.Array, drawn: jax.Array, merged: tuple[int, ...]
 ) -> jax.Array:
-    """Log-probability of every pixel's label; of any of `merged` where labels are automatic.
+    """The log-probability of every label, or of all of `merged` in automatic layouts.
 
     Args:
       logits: `[B, H, W, K]`.
       layout: `[B, H, W]`, class indices.
-      drawn: bool `[B]`, whether a person drew the layout.
+      drawn: bool `[B]`, whether the layout is hand-made.
       merged: classes that automatic labels confuse.
     """
     log_probs = jax.nn.log_softmax(logits)

@@ -1,10 +1,10 @@
-"""Factors on a parser's class probabilities, so that its layouts have the best mean IoU.
+"""Fits factors of a parser's class probabilities for the best mean IoU.
 
     python -m hsd_jax.training.tools.balance --weights DIR --data DIR [--sources NAME ...]
 
-A net trained with class weights says the classes that were weighed up too often, and the most
-probable class is not what IoU wants anyway. One factor a class, found by coordinate ascent on
-training images, is written into DIR/parser.json; `hsd_jax.parsing.photo_parser` applies it.
+A network trained with class weights predicts classes of high weight too often, and the most
+probable class does not maximise IoU anyway. One factor per class, found by coordinate ascent on
+training images, is written to DIR/parser.json; `hsd_jax.parsing.segmenter` applies it.
 """
 
 import argparse
@@ -25,19 +25,19 @@ _NAME = "hsd_jax.training.tools.balance"
 _IMAGES = 100  # of the training split, evenly spread
 _STEPS = (0.7, 0.85, 1.2, 1.4)
 _ROUNDS = 2
-_GAIN = 2e-4  # of the mean IoU: less is noise
-_RARE = 0.03  # share of the pixels, below which a class does not count: its few are noise
+_GAIN = 2e-4  # of the mean IoU; less is noise
+_RARE = 0.03  # share of the pixels; the IoU of rarer classes is noise
 
 
 def fit(probabilities: np.ndarray, layouts: np.ndarray) -> np.ndarray:
-    """The factors.
+    """Fits the factors.
 
     Args:
       probabilities: float `[N, H, W, K]`.
       layouts: integer `[N, H, W]`, the truth.
 
     Returns:
-      float `[K]`; where they are all 1 nothing was gained.
+      float `[K]`; all 1 if nothing was gained.
     """
     classes = probabilities.shape[-1]
     counts = np.bincount(layouts.ravel(), minlength=classes)
@@ -63,7 +63,7 @@ def fit(probabilities: np.ndarray, layouts: np.ndarray) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
+    """Runs the command; returns 0, or 2 after one line on stderr."""
     parser = module_parser(_NAME, __doc__)
     add = parser.add_argument
     add("--weights", required=True, metavar="DIR", help="folder with parser.json")
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"no images from {', '.join(options.sources)}")
     chosen = chosen[:: max(1, len(chosen) // _IMAGES)]
     seen = [source[i] for i in chosen]
-    # Every second pixel is enough to count by.
+    # Every second pixel suffices.
     found = np.stack([parser.probabilities(x["image"])[::2, ::2] for x in seen])
     factors = fit(found, np.stack([x["layout"][::2, ::2] for x in seen]))
     path = folder / "parser.json"

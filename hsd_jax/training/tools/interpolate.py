@@ -1,10 +1,11 @@
-"""One net between two: each parameter part of the way from the first weights to the second.
+"""Interpolates linearly between the parameters of two sets of weights.
 
     python -m hsd_jax.training.tools.interpolate FIRST SECOND -o DIR [--share 0.5]
         [--parts NAME ...]
 
-Where the second were trained on from the first with a discriminator, the share chooses between
-smooth and sharp (network interpolation; ESRGAN, Wang et al., arXiv 1809.00219, section 3.4).
+If the second continue the training of the first with a discriminator, the share chooses between
+smooth and sharp results (network interpolation; ESRGAN, Wang et al., arXiv 1809.00219, section
+3.4).
 """
 
 import sys
@@ -29,7 +30,7 @@ def interpolate(
       first, second: folders of weights (see `hsd_jax.weights`); facts are the second's.
       output: folder; other parts in it stay.
       share: 0 is `first`, 1 is `second`.
-      parts: names of nets, the same module in both.
+      parts: names of networks, the same module in both.
 
     Raises:
       ValueError: a share outside 0 to 1, a part that is missing, or another module in each.
@@ -40,7 +41,7 @@ def interpolate(
         a, b = weights.load_part(first, name), weights.load_part(second, name)
         if a.module != b.module:
             raise ValueError(
-                f"{name} is another net in {first} than in {second}, there is no way between them: "
+                f"{name} is another network in {first} than in {second}: "
                 "give weights of which one was trained on from the other"
             )
 
@@ -52,7 +53,7 @@ def interpolate(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
+    """Runs the command; returns 0, or 2 after one line on stderr."""
     parser = module_parser(_NAME, __doc__)
     add = parser.add_argument
     add("first", type=Path, metavar="FIRST")

@@ -3,11 +3,11 @@
     python -m hsd_jax.training.tools.latents --weights DIR --data DIR --out DIR
         [--name NAME] [--eval-split SPLIT] [--views N] [--unscaled]
 
-Each training image gives N random views (place, size, mirror, colour, backdrop), or with 0 itself;
-each image of the split that training evaluates on, itself. OUT/SPLIT holds latents.npy (float16),
-layouts.npy (uint8) and names.json; OUT/stats.json the mean and standard deviation of each channel
-over the training latents, or with --unscaled 0 and 1 (the scale factor 1 of the paper's VQ
-latents). `hsd_jax.training.input.LatentSource` reads them.
+Each training image gives N random views (position, scale, mirror, colour, backdrop) or, with N = 0,
+itself; images of the split that training evaluates on are encoded as they are. OUT/SPLIT holds
+latents.npy (float16), layouts.npy (uint8) and names.json; OUT/stats.json holds the mean and
+standard deviation of each channel over the training latents or, with --unscaled, 0 and 1 (the scale
+factor 1 of the paper's VQ latents). `hsd_jax.training.input.LatentSource` reads them.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def encode_split(
     Args:
       encode: uint8 images `[8, H, W, 3]` -> latents `[8, h, w, c]`.
       source: the records, see `input.Source`.
-      folder: made if absent.
-      views: random ones of each image; 0 takes the images as they are.
+      folder: created if missing.
+      views: the number of random views per image; 0 for the image itself.
     """
     each = max(views, 1)
     total = len(source) * each
@@ -66,7 +66,7 @@ def encode_split(
             layouts[start : start + len(pairs)] = [layout for _, layout in pairs]
             progress.update(len(pairs))
     assert latents is not None
-    # Last, so that a folder that was cut off does not look finished.
+    # Written last, so that an interrupted folder does not look finished.
     names = [name for name in source.names for _ in range(each)]
     files.write_text(folder / "names.json", json.dumps(names))
     return latents
@@ -93,7 +93,7 @@ def statistics(latents: np.ndarray) -> dict[str, list[float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
+    """Runs the command; returns 0, or 2 after one line on stderr."""
     parser = module_parser(_NAME, __doc__)
     add = parser.add_argument
     add("--weights", default=weights.DEFAULT, metavar="DIR", help="folder with the autoencoder")
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     add("--name", default="halfbody", help="the data set, default: %(default)s")
     add("--eval-split", default=EVAL_SPLIT, metavar="SPLIT",
-        help="what training evaluates on, default: %(default)s")  # fmt: skip
+        help="the split that training evaluates on (default: %(default)s)")  # fmt: skip
     add("--views", type=int, default=2, metavar="N", help="views of a training image; 0: as it is")
     add("--unscaled", action="store_true", help="leave the latents' scale as it is")
     options = parser.parse_args(argv)

@@ -1,10 +1,10 @@
-"""A run's folder as files of limited size, for a machine that is lent and keeps nothing.
+"""Exports a run's folder as files of limited size, for machines without persistent storage.
 
     python -m hsd_jax.training.tools.pieces export WORKDIR PIECES [--mib 16]
     python -m hsd_jax.training.tools.pieces import PIECES WORKDIR
 
-What is carried: the config, the metrics and the newest checkpoint, which is all that the next leg
-of the training needs to go on. The pieces are one tar archive, cut; every piece has its checksum.
+The pieces contain the config, the metrics and the newest checkpoint, which suffice to resume the
+training. They are the parts of one tar archive, each with a checksum.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from hsd_jax.runtime.console import module_parser, status_of
 
 _NAME = "hsd_jax.training.tools.pieces"
 _MANIFEST = "pieces.json"
-_LEFT = ("tensorboard", "samples", "weights", "weights_best")  # made anew, or only looked at
+_LEFT = ("tensorboard", "samples", "weights", "weights_best")  # not needed to resume
 _MIB = 1 << 20
 
 
@@ -32,8 +32,8 @@ def cut(workdir: Path, pieces: Path, limit: int = 16 * _MIB) -> list[Path]:
 
     Args:
       workdir: of `hsd_jax.train`; no training may be writing to it.
-      pieces: folder for them, made anew.
-      limit: bytes of a piece.
+      pieces: the folder for the pieces, created anew.
+      limit: the maximum size of a piece in bytes.
 
     Returns:
       The pieces, in order.
@@ -63,7 +63,7 @@ def cut(workdir: Path, pieces: Path, limit: int = 16 * _MIB) -> list[Path]:
 
 
 def join(pieces: Path, workdir: Path) -> None:
-    """The run of `cut` again, in a folder that must not exist yet.
+    """Restores a run from the pieces of `cut` into a folder that must not exist yet.
 
     Raises:
       ValueError: a piece is missing or damaged, or `workdir` is there already.
@@ -88,7 +88,7 @@ def join(pieces: Path, workdir: Path) -> None:
 
 
 def _files(workdir: Path) -> Iterator[Path]:
-    """Files of the run that the next leg needs."""
+    """The files of a run that are needed to resume it."""
     folder = workdir / "checkpoints"
     steps = [int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit()]
     if not steps:
@@ -102,7 +102,7 @@ def _files(workdir: Path) -> Iterator[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after one line on stderr."""
+    """Runs the command; returns 0, or 2 after one line on stderr."""
     parser = module_parser(_NAME, __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="a run to pieces")
