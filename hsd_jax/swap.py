@@ -15,9 +15,9 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo
 from hsd_jax.parsing.photo_parser import PhotoParser
-from hsd_jax.swapping.finish import Preserve, paste_back
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair, aligned, frame_pair
+from hsd_jax.swapping.paste import Preserve, paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
 from hsd_jax.swapping.skin import SkinTone, one_skin

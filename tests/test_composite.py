@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from hsd_jax import weights
-from hsd_jax.imaging import framing
+from hsd_jax.imaging import detail, framing
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.swapping import finish
@@ -62,7 +62,7 @@ def test_painted_colours_are_moved_to_the_border(layers: Layers):
 def test_hidden_background_continues_what_is_around(layers: Layers, spec):
     painted = np.full((64, 64, 3), 10, np.uint8)
     layout = np.full((64, 64), HALFBODY9.background)
-    settled = settle(painted, layers, layout, spec, EVERYWHERE).at(layers.body, 0.0)
+    settled = settle(painted, layers, layout, spec, EVERYWHERE).at(64)
     np.testing.assert_allclose(settled[20:44, 20:44], 120, atol=1)
 
 
@@ -113,7 +113,7 @@ def test_without_a_finish_what_is_painted_stays(layers: Layers, spec):
     layout = np.full((64, 64), HALFBODY9.index("clothes"))
     plain = replace(spec, finish=Finish())
     settled = settle(painted, layers, layout, plain, EVERYWHERE)
-    np.testing.assert_array_equal(settled.at(layers.body, 0.0), painted)
+    np.testing.assert_array_equal(settled.at(64), painted)
 
 
 def test_what_is_painted_takes_the_grain_of_the_photo(layers: Layers, spec):
@@ -124,9 +124,12 @@ def test_what_is_painted_takes_the_grain_of_the_photo(layers: Layers, spec):
     crop = replace(layers, body=framing.resize(photo, 64), body_alpha=kept)
     layout = np.full((64, 64), HALFBODY9.index("clothes"))
     settled = settle(np.full((64, 64, 3), 120, np.uint8), crop, layout, spec, EVERYWHERE)
-    plain, grained = (settled.at(photo, share) for share in (0.0, 1.0))
-    hole = np.s_[100:156, 100:156]
-    assert plain[hole].std() < 4 and 8 < grained[hole].std() < 16
+    rows = slice(100, 156)
+    plain = settled.at(256, rows)
+    grain = detail.carried(photo, detail.reduced(photo, 64), settled.sources, rows)
+    grained = (plain + grain)[:, 100:156]
+    assert plain[:, 100:156].std() < 4 and 8 < grained.std() < 16
+    np.testing.assert_allclose(plain, settled.at(256)[rows], atol=1e-3)
 
 
 def test_a_painted_outline_is_as_sharp_as_a_photo(spec):
@@ -139,5 +142,5 @@ def test_a_painted_outline_is_as_sharp_as_a_photo(spec):
     layers = Layers(colours, colours, np.zeros((64, 64), np.float32), finish.soft_mask(~hole, 3.0))
     blurred = ndimage.gaussian_filter(colours.astype(np.float32), (3, 3, 0)).astype(np.uint8)
     settled = settle(blurred, layers, layout, spec, EVERYWHERE)
-    row = settled.at(framing.resize(colours, 512), 0.0)[256, :, 0]
+    row = settled.at(512)[256, :, 0]
     assert np.count_nonzero((row[200:312] > 60) & (row[200:312] < 180)) <= 3

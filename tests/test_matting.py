@@ -50,7 +50,7 @@ def test_nothing_unknown_is_the_mask_itself():
 def test_strands_lose_the_colour_of_their_background():
     alpha, image = strands()
     mixed = (alpha > 0.3) & (alpha < 0.9)
-    colours = matting.foreground_colours(image, alpha)
+    colours, _ = matting.colours_apart(image, alpha)
     before = np.abs(image[mixed] - np.array([60.0, 30, 20])).mean()
     after = np.abs(colours[mixed] - np.array([60.0, 30, 20])).mean()
     assert after < 0.25 * before

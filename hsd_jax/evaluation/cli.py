@@ -166,6 +166,12 @@ def _landmarks(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _london(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--lpips", type=Path, metavar="FILE", help="weights of LPIPS, for distances of boxes")
+    add("-o", "--output", type=Path, metavar="DIR", help="keep the results here")
+
+
 def _identity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY [HEAD BODY ...]")
 
@@ -204,6 +210,10 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
     "sheet": (
         "sheet.run", "show swaps of test images (24 or --count) on one sheet",
         f"weights {_DATA}", _sheet,
+    ),
+    "london": (
+        "portraits.run", "swap portraits whose result is nearly known: neck, hair, strays",
+        "weights data count", _london,
     ),
     "identity": (
         "identity.run",

@@ -15,9 +15,9 @@ from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
-from hsd_jax.swapping.finish import paste_back
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
+from hsd_jax.swapping.paste import paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Runner
 from hsd_jax.swapping.skin import one_skin

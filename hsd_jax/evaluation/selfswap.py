@@ -113,7 +113,7 @@ def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> n
         )
     layers = Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
     settled = settle(painted, layers, plan.layout, spec, np.ones(plan.head.shape, bool))
-    return blend(settled.at(layers.body, 0.0), layers)
+    return blend(settled.at(len(layers.body)), layers)
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:

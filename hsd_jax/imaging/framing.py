@@ -1,9 +1,13 @@
 """Square crops of photos: cut out, resize, paste back."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+_ROWS = 512  # of a strip
+_SUPPORT = 4  # pixels of an image around one that Lanczos reads, and one more
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,13 @@ def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
     Beyond the photo, its edge pixels are repeated.
     """
     height, width = photo.shape[:2]
-    rows = np.clip(np.arange(crop.top, crop.top + crop.side), 0, height - 1)
-    columns = np.clip(np.arange(crop.left, crop.left + crop.side), 0, width - 1)
-    square = photo[rows][:, columns]
+    right, bottom = crop.left + crop.side, crop.top + crop.side
+    if min(crop.left, crop.top) >= 0 and right <= width and bottom <= height:
+        square = photo[crop.top : bottom, crop.left : right]
+    else:
+        rows = np.clip(np.arange(crop.top, bottom), 0, height - 1)
+        columns = np.clip(np.arange(crop.left, right), 0, width - 1)
+        square = photo[rows[:, None], columns[None]]
     return square if size in (None, crop.side) else resize(square, size)
 
 
@@ -50,11 +58,27 @@ def enlarge(layout: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
 
 
-def resize_image(values: np.ndarray, size: int) -> np.ndarray:
-    """float32 image `[h, w, 3]` to `[size, size, 3]`; Lanczos, as `resize`."""
-    bands = [Image.fromarray(np.ascontiguousarray(x)) for x in np.moveaxis(values, -1, 0)]
-    shape = (size, size)
-    return np.stack([np.asarray(x.resize(shape, Image.Resampling.LANCZOS)) for x in bands], -1)
+def strips(side: int) -> list[slice]:
+    """The rows of a square in parts, so that what is made for one part at a time fits in memory."""
+    return [slice(at, min(at + _ROWS, side)) for at in range(0, side, _ROWS)]
+
+
+def resize_rows(values: np.ndarray, side: int, rows: slice, smooth: bool = False) -> np.ndarray:
+    """Some rows of a float32 image or map `[h, w, ...]` at `[side, side, ...]`.
+
+    Lanczos, or bilinear if `smooth`; the rows are those of the whole, resized.
+    """
+    if values.ndim == 3:
+        bands = [resize_rows(band, side, rows, smooth) for band in np.moveaxis(values, -1, 0)]
+        return np.stack(bands, -1)
+    height, width = values.shape
+    margin = math.ceil(_SUPPORT * max(side / height, 1))
+    first, last = max(0, rows.start - margin), min(side, rows.stop + margin)
+    box = (0, first * height / side, width, last * height / side)
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.LANCZOS
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    part = np.asarray(image.resize((side, last - first), how, box))
+    return part[rows.start - first : rows.stop - first]
 
 
 def resize_map(values: np.ndarray, size: int) -> np.ndarray:

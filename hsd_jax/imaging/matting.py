@@ -80,17 +80,17 @@ def _laplacian(image: np.ndarray, centres: np.ndarray) -> Any:
     return sparse.coo_matrix((values.ravel(), (first, second)), (count, count)).tocsr()
 
 
-def foreground_colours(
+def colours_apart(
     image: UInt8[np.ndarray, "h w 3"], alpha: Float[np.ndarray, "h w"]
-) -> Float[np.ndarray, "h w 3"]:
-    """Estimates the foreground's own colours where it mixes with the background, 0 to 255."""
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 3"]]:
+    """Estimates the colours of the foreground and of what is behind it, everywhere."""
     image_ = image.astype(np.float32)
     front, back = image_, image_
     for radius, rounds in _FUSION:
         size = 2 * max(1, round(radius * len(image) / 256)) + 1
         for _ in range(rounds):
             front, back = _fused(image_, front, back, alpha[..., None], size)
-    return np.clip(front, 0, 255)
+    return front, back
 
 
 def _fused(
@@ -104,4 +104,14 @@ def _fused(
     weight = mean(alpha)
     fore = mean(front * alpha) / (weight + 1e-5)
     behind = mean(back * (1 - alpha)) / (1 - weight + 1e-5)
-    return fore + alpha * (image - alpha * fore - (1 - alpha) * behind), behind
+    return foreground(image, fore, behind, alpha), behind
+
+
+def foreground(
+    image: Float[np.ndarray, "h w 3"],
+    front: Float[np.ndarray, "h w 3"],
+    back: Float[np.ndarray, "h w 3"],
+    alpha: Float[np.ndarray, "h w 1"],
+) -> Float[np.ndarray, "h w 3"]:
+    """The foreground's colours, corrected so that with `back` they compose the image."""
+    return front + alpha * (image - alpha * front - (1 - alpha) * back)

@@ -11,25 +11,19 @@ The paper, too, fills the background of photos apart from its diffusion model (a
 LaMa).
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
 
 from hsd_jax.diffusion.fill import push_pull
-from hsd_jax.imaging import detail, framing, texture
+from hsd_jax.imaging import framing, texture
 from hsd_jax.imaging.colour import to_lab, to_rgb
-from hsd_jax.imaging.matting import foreground_colours
 from hsd_jax.parsing.complexion import skin_classes
 from hsd_jax.runtime.programs import Program
-from hsd_jax.swapping.mattes import head_matte
-from hsd_jax.swapping.pair import Pair
-from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import Finish, SwapSpec
-
-Preserve = Literal["photo", "latents"]
 
 _FADE = 3.0 / 256  # width of the fade, as a share of the crop's side
 _SEEN = 0.01  # of the crop: from less there is nothing to continue
@@ -56,66 +50,14 @@ class Settled(NamedTuple):
     sources: Integer[np.ndarray, "s s 2"]
     """Row and column of the body's pixel that each painted one is like; -1 where there is none."""
 
-    def at(self, photo: UInt8[np.ndarray, "S S 3"], share: float) -> Float[np.ndarray, "S S 3"]:
-        """The image at the size of a photo's crop, with a share of the photo's fine detail."""
-        side = len(photo)
-        result = framing.resize_image(self.image, side)
+    def at(self, side: int, rows: slice | None = None) -> Float[np.ndarray, "R S 3"]:
+        """Rows of the image, all of them when None, at another size."""
+        rows = rows or slice(0, side)
+        result = framing.resize_rows(self.image, side, rows)
         if self.background is not None:
-            plate = framing.resize_image(self.background, side)
-            result += _outline(self.behind, side)[..., None] * (plate - result)
-        return result + share * detail.carried(photo, self.sources) if share else result
-
-
-class Pasted(NamedTuple):
-    """The body's photo with the new head."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    mask: Float[np.ndarray, "H W"]
-    """1 where pixels were generated, 0 where they are a photo's."""
-    crop: UInt8[np.ndarray, "s s 3"]
-    """The crop of the image, at the size of the networks."""
-
-
-def paste_back(
-    pair: Pair,
-    plan: Plan,
-    painted: UInt8[np.ndarray, "s s 3"],
-    spec: SwapSpec,
-    preserve: Preserve = "photo",
-) -> Pasted:
-    """Puts a painted crop into the body's photo.
-
-    Args:
-      pair: that was painted.
-      plan: of this pair, `[s, s]`.
-      painted: the decoder's image.
-      spec: of the weights.
-      preserve: "photo": what was not generated is the photos' own pixels. "latents": the whole
-        crop is the decoder's, as in the paper.
-    """
-    head, body, side = pair.head, pair.body, pair.body.crop.side
-    nothing = np.zeros(body.photo.shape[:2], np.float32)
-    if preserve == "latents":
-        square, generated = framing.resize(painted, side), np.ones((side, side), np.float32)
-    else:
-        # The head's neck fades into the body's, not into what is painted between them.
-        necks = np.isin(body.layout, spec.labels.neck) & (plan.layout == body.layout)
-        under = plan.head & necks if spec.finish.keep_neck else False
-        layers = Layers.at_crop(head.image, body.image, plan.head, plan.body | under)
-        settled = settle(painted, layers, plan.layout, spec, body.inside)
-        # The head by its own crop and the body's very pixels, at the resolution of its photo.
-        native = Layers(
-            head=framing.take(head.photo, head.crop, side),
-            body=framing.take(body.photo, body.crop),
-            head_alpha=framing.resize_map(layers.head_alpha, side),
-            body_alpha=framing.resize_map(layers.body_alpha, side),
-        )
-        painted = settled.at(native.body, spec.finish.detail)
-        square = blend(painted, _with_hair(native, pair, spec) if spec.finish.hair else native)
-        generated = native.generated_alpha
-    image = framing.paste(body.photo, square, body.crop)
-    mask = framing.paste(nothing, generated, body.crop)
-    return Pasted(image, mask, framing.take(image, body.crop, spec.size))
+            plate = framing.resize_rows(self.background, side, rows)
+            result += _outline(self.behind, side, rows)[..., None] * (plate - result)
+        return result
 
 
 def soft_mask(mask: np.ndarray, fade: float | None = None) -> np.ndarray:
@@ -165,16 +107,6 @@ def blend(painted: np.ndarray, layers: Layers) -> np.ndarray:
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
-def _with_hair(layers: Layers, pair: Pair, spec: SwapSpec) -> Layers:
-    """Layers whose head ends in its own strands."""
-    matte, side = head_matte(pair.head, spec), len(layers.head)
-    zone, alpha = (framing.resize_map(x, side) for x in (matte.zone, matte.alpha))
-    whole = layers.head_alpha + zone * (alpha - layers.head_alpha)
-    colours = foreground_colours(layers.head, np.where(zone > 0.5, alpha, 1.0).astype(np.float32))
-    head = np.clip(np.round(layers.head + zone[..., None] * (colours - layers.head)), 0, 255)
-    return replace(layers, head=head.astype(np.uint8), head_alpha=whole)
-
-
 def settle(
     painted: UInt8[np.ndarray, "h w 3"],
     layers: Layers,
@@ -217,12 +149,13 @@ def settle(
     return Settled(_beyond_outline(result, behind, scale), plate, behind, sources)
 
 
-def _outline(region: np.ndarray, side: int) -> np.ndarray:
-    """A region at another size, float32 `[side, side]`, with an edge as sharp as a photo's."""
-    size = len(region)
-    smooth = ndimage.gaussian_filter(region.astype(np.float32), _OUTLINE * size / 256)
-    steep = side / size * (_OUTLINE * size / 256) * np.sqrt(2 * np.pi) / _SHARP
-    return np.clip((framing.resize_map(smooth, side) - 0.5) * max(steep, 1.0) + 0.5, 0, 1)
+def _outline(region: np.ndarray, side: int, rows: slice) -> np.ndarray:
+    """A region at another size, float32 `[R, side]`, with an edge as sharp as a photo's."""
+    sigma = _OUTLINE * len(region) / 256
+    smooth = ndimage.gaussian_filter(region.astype(np.float32), sigma)
+    steep = side / len(region) * sigma * np.sqrt(2 * np.pi) / _SHARP
+    inside = framing.resize_rows(smooth, side, rows, smooth=True) - 0.5
+    return np.clip(inside * max(steep, 1.0) + 0.5, 0, 1)
 
 
 def _beyond_outline(image: np.ndarray, behind: np.ndarray, scale: float) -> np.ndarray:

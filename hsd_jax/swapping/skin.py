@@ -75,10 +75,12 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
     difference = float(np.linalg.norm(shift))
     if tone == "keep" or (tone == "auto" and difference < _SAME):
         return Toned(body, difference, False)
-    crop = framing.take(body.photo, body.crop)
-    share = framing.resize_map(_skin(body, labels, own), body.crop.side)[..., None]
-    square = crop + share * (to_rgb(to_lab(crop) + shift) - crop)
-    square = np.clip(np.round(square), 0, 255).astype(np.uint8)
+    crop, share = framing.take(body.photo, body.crop), _skin(body, labels, own)
+    square = np.empty_like(crop)
+    for rows in framing.strips(len(crop)):
+        some = framing.resize_rows(share, len(crop), rows, smooth=True)[..., None]
+        toned = crop[rows] + some * (to_rgb(to_lab(crop[rows]) + shift) - crop[rows])
+        square[rows] = np.clip(np.round(toned), 0, 255)
     photo = framing.paste(body.photo, square, body.crop)
     image = framing.take(photo, body.crop, len(body.image))
     return Toned(replace(body, photo=photo, image=image), difference, True)
