@@ -75,8 +75,10 @@ def _composed(
     square, generated = np.empty_like(photos.body), np.empty((side, side), np.float32)
     for rows in framing.strips(side):
         strip = _layers(photos, layers, rows)
-        image = _enlarged(settled, photos.body, fine, spec.finish.detail, rows)
         strip = hair.on(strip, side, rows) if hair else strip
+        image = strip.body
+        if strip.generated_alpha.any():
+            image = _enlarged(settled, photos.body, fine, spec.finish.detail, rows)
         square[rows] = blend(image, strip)
         generated[rows] = strip.generated_alpha
     return square, generated
@@ -126,9 +128,12 @@ class _Hair:
 
     def on(self, layers: Layers, side: int, rows: slice) -> Layers:
         """Rows of layers whose head ends in its own strands."""
-        alpha, zone, front, back = (
+        zone = framing.resize_rows(self.zone, side, rows, smooth=True)
+        if not zone.any():
+            return layers
+        alpha, front, back = (
             framing.resize_rows(x, side, rows, smooth=True)
-            for x in (self.alpha, self.zone, self.front, self.back)
+            for x in (self.alpha, self.front, self.back)
         )
         opacity = np.where(zone > 0.5, alpha, 1.0).astype(np.float32)[..., None]
         colours = np.clip(foreground(layers.head.astype(np.float32), front, back, opacity), 0, 255)

@@ -76,11 +76,13 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
     if tone == "keep" or (tone == "auto" and difference < _SAME):
         return Toned(body, difference, False)
     crop, share = framing.take(body.photo, body.crop), _skin(body, labels, own)
-    square = np.empty_like(crop)
+    square = crop.copy()
     for rows in framing.strips(len(crop)):
-        some = framing.resize_rows(share, len(crop), rows, smooth=True)[..., None]
-        toned = crop[rows] + some * (to_rgb(to_lab(crop[rows]) + shift) - crop[rows])
-        square[rows] = np.clip(np.round(toned), 0, 255)
+        some = framing.resize_rows(share, len(crop), rows, smooth=True)
+        skin = some > 0
+        colours, weight = crop[rows][skin], some[skin][:, None]
+        toned = colours + weight * (to_rgb(to_lab(colours) + shift) - colours)
+        square[rows][skin] = np.clip(np.round(toned), 0, 255)
     photo = framing.paste(body.photo, square, body.crop)
     image = framing.take(photo, body.crop, len(body.image))
     return Toned(replace(body, photo=photo, image=image), difference, True)
