@@ -88,7 +88,8 @@ def info(args: argparse.Namespace) -> None:
 
     folder = weights.find(args.weights)
     spec = SwapNetworks.load(folder).spec.describe()
-    networks = {name: weights.read_record(folder, name) for name in (*PARTS, "parser")}
+    names = [*PARTS, "parser", *(["landmarks"] if weights.has_part(folder, "landmarks") else [])]
+    networks = {name: weights.read_record(folder, name) for name in names}
     networks = {
         name: {key: record[key] for key in ("module", "parameters", "extra")}
         for name, record in networks.items()
@@ -204,7 +205,7 @@ def parse(args: argparse.Namespace) -> None:
         from hsd_jax import weights
         from hsd_jax.parsing.photo_parser import PhotoParser
 
-        parser = PhotoParser(weights.load_part(weights.find(args.weights), "parser"))
+        parser = PhotoParser.load(weights.find(args.weights))
         rows = []
         for index, (path, target) in enumerate(zip(args.photos, layouts, strict=True)):
             progress.stage(f"parsing {path} ...")

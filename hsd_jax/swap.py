@@ -16,7 +16,7 @@ from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.swapping.networks import SwapNetworks
-from hsd_jax.swapping.pair import Pair, aligned, frame_pair
+from hsd_jax.swapping.pair import Pair, aligned, eyes_meet, frame_pair
 from hsd_jax.swapping.paste import Preserve, paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
@@ -67,8 +67,7 @@ class HeadSwapper:
         """
         networks = SwapNetworks.load(folder)
         self.spec: SwapSpec = networks.spec
-        part = weights.load_part(folder, "parser")
-        self._parser = PhotoParser(part, self.spec.size, self.spec.labels)
+        self._parser = PhotoParser.load(folder, self.spec.size, self.spec.labels)
         self._runner = Runner(networks, batch, devices)
 
     @classmethod
@@ -144,7 +143,8 @@ class HeadSwapper:
         """Crops and parses both photos and aligns their necks; arguments are those of a call."""
         photos = read_photo(head, "the head photo"), read_photo(body, "the body photo")
         source, target = frame_pair(self._parser, *photos, head_person, person)
-        shifts, layouts = self._runner.align(source.layout[None], target.layout[None])
+        eyes = np.array([eyes_meet(source, target)])
+        shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
         pair = aligned(source, target, int(shifts[0]), layouts[0])
         return one_skin(pair, self.spec, skin_tone)
 
@@ -198,10 +198,12 @@ class HeadSwapper:
     ) -> SwapResult:
         head, body = pair.head, pair.body
         pasted = paste_back(pair, plan, image, self.spec, preserve)
+        # A photo that was turned upright is given back as it was.
+        whole, mask = (np.rot90(x, -body.turns) for x in (pasted.image, pasted.mask))
         return SwapResult(
-            image=pasted.image,
+            image=np.ascontiguousarray(whole),
             layout=plan.layout,
-            mask=pasted.mask,
+            mask=np.ascontiguousarray(mask),
             warnings=pair.warnings(self.spec.labels),
             shift=pair.shift,
             faces=(head.faces, body.faces),

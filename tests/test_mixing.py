@@ -28,6 +28,7 @@ head_cover = jax.jit(mixing.head_cover, static_argnums=2)
 remove_neck = jax.jit(mixing.remove_neck, static_argnums=1)
 neck_shift = jax.jit(mixing.neck_shift, static_argnums=2)
 turned_neck_shift = jax.jit(mixing.turned_neck_shift, static_argnums=2)
+extended_neck_shift = jax.jit(mixing.extended_neck_shift, static_argnums=2)
 shift_columns = jax.jit(mixing.shift_columns, static_argnums=3)
 
 
@@ -117,6 +118,18 @@ def test_a_neck_beside_its_face_draws_the_head_on():
     assert int(turned_neck_shift(straight, nearly, L)) == 0
     hidden = np.where(bent == L.neck[0], L.background, bent)
     assert int(turned_neck_shift(straight, hidden, L)) == 0
+
+
+def test_necks_are_beyond_the_lower_faces():
+    def person(left: int) -> np.ndarray:
+        layout = np.full((256, 256), L.background)
+        layout[60:124, left : left + 64] = L.face
+        return layout
+
+    assert int(extended_neck_shift(person(90), person(110), L)) == 40  # 2.2 * 20, less 0.065 * 64
+    assert int(extended_neck_shift(person(110), person(90), L)) == -40
+    assert int(extended_neck_shift(person(90), person(91), L)) == 0
+    assert int(extended_neck_shift(person(90), np.zeros_like(person(90)), L)) == 0
 
 
 def test_neck_shift_without_a_lower_face_is_zero():

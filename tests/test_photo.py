@@ -10,7 +10,9 @@ from PIL import ExifTags, Image, ImageCms
 
 from hsd_jax.imaging import files, framing
 from hsd_jax.imaging.framing import Crop
-from hsd_jax.parsing.photo_parser import Face
+from hsd_jax.models.landmarks import POINTS
+from hsd_jax.parsing.faces import Face
+from hsd_jax.parsing.landmarks import Landmarks
 
 SIZE = (80, 64)  # width, height
 
@@ -178,11 +180,37 @@ def test_crop_around_golden():
     assert Crop(5, 6, 70).shifted(-2.6) == Crop(2, 6, 70)
 
 
-@pytest.mark.parametrize("share", [0.21, 0.34, 0.475])
-def test_face_in_finds_the_face_that_the_crop_was_made_for(share):
-    crop = Face(400.0, 310.0, 150.0).crop(share)
-    face = Face.of(crop, share)
-    assert (face.x, face.y, face.size) == pytest.approx((400, 310, 150), abs=1.0)
+def marked_face(x: float, y: float, size: float, confidence: float = 1.0) -> Face:
+    """A face from the front whose mask is off by a tenth of it, and whose landmarks are not."""
+    points = np.zeros((len(POINTS), 2), np.float32)
+    for name, place in {"left_eye": (-0.22, -0.1), "right_eye": (0.22, -0.1), "chin": (0, 0.6),
+                        "forehead": (0, -0.55)}.items():  # fmt: skip
+        points[POINTS.index(name)] = np.array(place) * size + (x, y)
+    marks = Landmarks(points, 0.0, 0.0, confidence)
+    return Face(x + 0.1 * size, y, 1.1 * size, 1.0, marks)
+
+
+def test_a_crop_like_another_has_its_eyes_in_one_place():
+    body, head = marked_face(300, 200, 80), marked_face(900, 700, 160)
+    crop = body.crop(0.3)
+    found = head.crop_like(body, crop)
+    assert found is not None and found.side == 2 * crop.side
+    places = [
+        (face.landmarks.eyes - (square.left, square.top)) / square.side
+        for face, square in ((body, crop), (head, found))
+    ]
+    np.testing.assert_allclose(places[0], places[1], atol=0.5 / found.side + 1e-6)
+    assert marked_face(900, 700, 160, 0.5).crop_like(body, crop) is None
+    assert Face(900, 700, 160).crop_like(body, crop) is None
+
+
+def test_the_size_of_a_head_stays_when_it_turns():
+    front = marked_face(0, 0, 100).landmarks
+    assert front.roll == 0 and front.eyes.tolist() == [0, -10]
+    turned = front.points * np.array([np.cos(np.radians(25)), 1], np.float32)
+    assert Landmarks(turned, 25.0, 0.0, 1.0).size == pytest.approx(front.size, rel=0.01)
+    quarter = front.points[:, ::-1] * np.array([-1, 1], np.float32)
+    assert Landmarks(quarter, 0.0, 0.0, 1.0).roll == pytest.approx(90)
 
 
 def test_room_is_what_lies_beyond_the_crop():

@@ -163,7 +163,9 @@ def test_a_batch_gives_each_pair_what_it_gets_alone(tmp_path):
     assert together.batch == 4
 
     def run(runner: Runner, which: slice):
-        shifts, heads = runner.align(layouts[0, which], layouts[1, which])
+        shifts, heads = runner.align(
+            layouts[0, which], layouts[1, which], np.zeros(len(layouts[0, which]), bool)
+        )
         plan = runner.plan(heads, layouts[1, which])
         painted = runner.paint(
             images[0, which], images[1, which], plan, seeds=seeds[which], numbers=numbers[which],

@@ -50,6 +50,13 @@ def test_images_arrays_and_paths_give_the_same_by_one_seed(swapper, pair, result
     np.testing.assert_array_equal(again.image, result.image)
 
 
+def test_a_body_that_lies_on_its_side_stays_so(swapper, pair, result):
+    sideways = swapper(pair[0], np.rot90(pair[1]), seed=3)
+    np.testing.assert_array_equal(sideways.image, np.rot90(result.image))
+    np.testing.assert_array_equal(sideways.mask, np.rot90(result.mask))
+    assert any("sideways" in warning for warning in sideways.warnings)
+
+
 def test_a_photo_without_a_face_is_refused(swapper, pair):
     with pytest.raises(ValueError, match="the head photo: no face found"):
         swapper(np.full((300, 300, 3), 128, np.uint8), pair[1])

@@ -172,6 +172,12 @@ def _london(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, metavar="DIR", help="keep the results here")
 
 
+def _faces(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--faces", type=Path, required=True, metavar="DIR", help="photos that show a face each")
+    add("--others", type=Path, required=True, metavar="DIR", help="photos that show none")
+
+
 def _identity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY [HEAD BODY ...]")
 
@@ -198,6 +204,9 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
     "landmarks": (
         "landmarks.run", "measure facial landmarks on labelled crops", "weights data",
         _landmarks,
+    ),
+    "faces": (
+        "faces.run", "which photos are taken, doubted or refused", "weights", _faces,
     ),
     "severity": (
         "severity.run", "test whether a distance grows as images get worse", f"{_DATA} extractors",

@@ -4,69 +4,32 @@ The parser first runs on the whole photo, then on a crop around each face that i
 swap uses the crop's layout.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 from scipy import ndimage
 
 from hsd_jax.imaging import framing
-from hsd_jax.imaging.files import MIN_SIDE
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet, can_remap, remap
+from hsd_jax.models.landmarks import SIZE
+from hsd_jax.parsing.faces import REFUSED, SURE, Face, surest
+from hsd_jax.parsing.landmarks import locate
+from hsd_jax.parsing.landmarks import program as landmark_program
 from hsd_jax.parsing.segmenter import Segmenter
 from hsd_jax.runtime.programs import Program
-from hsd_jax.weights import Loaded
+from hsd_jax.weights import Loaded, has_part, load_part
 
-_ZOOMS = (1, 2)  # of the whole photo; the second if the first finds no face
+_ZOOMS = (1, 2)  # of the whole photo; the second if the first finds no sure face
 _MIN_FACE = 12  # pixels of the photo; on smaller faces a swap is not visible
+_SETTLED = 0.98  # confidence; with less the photo is also tried sideways and upside down
+_SURER = 7  # factor by which the odds of a face must rise for the photo to be turned
 _MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank images 0.67 at most
-
-
-# Medians of training images: the square root of the face's area and the row of its centroid, as
-# shares of the crop's side (1,985 half-body street photos, 615 portraits).
-_HALF_BODY = (0.209, 0.342)
-_PORTRAIT = (0.475, 0.51)
-
-
-@dataclass(frozen=True)
-class Face:
-    """The centroid of a face and the square root of its area, in the photo's pixels."""
-
-    x: float
-    y: float
-    size: float
-
-    @classmethod
-    def of(cls, crop: Crop, share: float) -> "Face":
-        """The face around which `crop` was made."""
-        x, y = crop.left + 0.5 * crop.side, crop.top + _face_row(share) * crop.side
-        return cls(x, y, share * crop.side)
-
-    def crop(self, share: float) -> Crop:
-        """The square around the face whose side is the face's size divided by `share`.
-
-        The centroid is put in the middle column, and in the row that faces of this share have in
-        training images.
-        """
-        side = max(MIN_SIDE, round(self.size / share))
-        return Crop(round(self.x - 0.5 * side), round(self.y - _face_row(share) * side), side)
-
-    def share_in(self, photo: np.ndarray) -> float:
-        """The share of the crop that suits the photo: half-body if the photo shows that much.
-
-        The paper's crops are all half-body (eyes at 0.29 of the height, 2.25 times FFHQ's square).
-        Around a close-up such a square would be mostly empty and the face few pixels wide, so the
-        crop shrinks until the photo fills it, but no further than a portrait's framing.
-        """
-        fills = self.size / (1.1 * max(photo.shape[:2]))
-        return float(np.clip(fills, _HALF_BODY[0], _PORTRAIT[0]))
-
-
-def _face_row(share: float) -> float:
-    (share0, row0), (share1, row1) = _HALF_BODY, _PORTRAIT
-    return row0 + (share - share0) / (share1 - share0) * (row1 - row0)
 
 
 @dataclass(frozen=True)
@@ -87,6 +50,10 @@ class Person:
     """How many faces the photo shows."""
     inside: Bool[np.ndarray, "s s"]
     """Where the crop lies in the photo; elsewhere the image repeats edge pixels."""
+    face: Face | None = None
+    """The face in the photo; None if the person was not found by `PhotoParser`."""
+    turns: int = 0
+    """The number of counter-clockwise quarter turns that turned the photo upright."""
 
     @property
     def room(self) -> tuple[float, float, float, float]:
@@ -109,18 +76,26 @@ def _cut(photo: np.ndarray, crop: Crop, size: int) -> tuple[np.ndarray, np.ndarr
 class PhotoParser:
     """Applies a parser to photos of any size."""
 
-    def __init__(self, weights: Loaded, size: int | None = None, labels: LabelSet | None = None):
+    def __init__(
+        self,
+        weights: Loaded,
+        size: int | None = None,
+        labels: LabelSet | None = None,
+        landmarks: Loaded | None = None,
+    ):
         """Prepares a parser.
 
         Args:
           weights: the part "parser" of a set of weights.
           size: the side of the crops that `person` returns; None for the parser's own.
           labels: the label set of its layouts; None for the parser's own.
+          landmarks: the part "landmarks". Without it every face that the parser finds is accepted,
+            no photo is turned, and pairs are framed by their faces' masks.
 
         Raises:
           ValueError: if the parser's layouts cannot be remapped to `labels`.
         """
-        self._segmenter = Segmenter(weights)
+        self._segmenter, self._landmarks = Segmenter(weights), landmarks
         own = self._segmenter.labels
         self.labels, self.size = labels or own, size or self._segmenter.size
         if reason := can_remap(own, self.labels):
@@ -128,13 +103,27 @@ class PhotoParser:
                 f"the parser speaks {own.name}, the other networks {self.labels.name}: {reason}"
             )
 
+    @classmethod
+    def load(
+        cls, folder: Path, size: int | None = None, labels: LabelSet | None = None
+    ) -> "PhotoParser":
+        """Loads the parser of a folder of weights, and its landmark network if it has one."""
+        landmarks = load_part(folder, "landmarks") if has_part(folder, "landmarks") else None
+        return cls(load_part(folder, "parser"), size, labels, landmarks)
+
     def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
         """Each program with the shapes of its usual arguments, in order of use."""
-        return self._segmenter.programs()
+        programs = self._segmenter.programs()
+        if self._landmarks:
+            image = jax.ShapeDtypeStruct((SIZE, SIZE, 3), np.uint8)
+            network = landmark_program(self._landmarks.module), (self._landmarks.params, image)
+            programs.insert(2, network)
+        return programs
 
     def prepare(self) -> None:
         """Loads programs that earlier processes compiled, in the background."""
-        self._segmenter.prepare()
+        for program, arguments in self.programs():
+            program.prepare(*arguments)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
         """The probabilities of the parser's own classes; see `Segmenter.probabilities`."""
@@ -147,56 +136,80 @@ class PhotoParser:
         whole photo, enlarged.
         """
         faces, probabilities, square = self._survey(image)
+        faces = [face for face in faces if face.confidence >= REFUSED]
         layout = _to_photo(image, np.zeros(image.shape[:2], np.uint8), probabilities, square)
         for face in reversed(faces):  # the largest last, in front
             _, crop, refined = self._refine(image, face, face.share_in(image))
             layout = _to_photo(image, layout, refined, crop)
         return remap(layout, self._segmenter.labels, self.labels), faces
 
+    def find(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[int, list[Face]]:
+        """Finds all candidates for a face, of any confidence, the largest first.
+
+        Returns:
+          The number of counter-clockwise quarter turns that turn the photo upright, and the faces
+          of the turned photo.
+        """
+        faces = self._survey(image)[0]
+        if self._landmarks is None or surest(faces) >= _SETTLED:
+            return 0, faces
+        turned = {turns: self._survey(np.rot90(image, turns))[0] for turns in (1, 2, 3)}
+        best = max(turned, key=lambda turns: surest(turned[turns]))
+        surer = _odds(turned[best]) > _SURER * _odds(faces)
+        return (best, turned[best]) if surer and surest(turned[best]) >= SURE else (0, faces)
+
     def person(
         self,
         image: np.ndarray,
         number: int = 1,
         name: str = "the photo",
-        share: float | None = None,
+        like: Person | None = None,
     ) -> Person:
         """Crops and parses one person of a photo.
+
+        The crop is taken from the photo turned upright (see `find`).
 
         Args:
           image: uint8 `[H, W, 3]`.
           number: which person, counted by the size of their faces; 1 is the largest.
           name: what messages call the photo.
-          share: the face's size as a share of the crop's side; None for `Face.share_in`. The same
-            share frames two people alike.
+          like: a person with whose eyes this one's should coincide, at the same size of the head.
 
         Raises:
           ValueError: if there are fewer than `number` faces.
         """
-        faces = self._survey(image)[0]
+        turns, found = self.find(image)
+        faces = [face for face in found if face.confidence >= REFUSED]
         if not faces:
-            raise ValueError(
-                f"{name}: no face found: give a photo that shows a person from the front, head and "
-                "shoulders, upright"
-            )
+            raise ValueError(f"{name}: {_no_face(found)}")
         if not 1 <= number <= len(faces):
             raise ValueError(
                 f"{name}: there is no person {number}: {len(faces)} found, counted by size from 1"
             )
-        face = faces[number - 1]
-        return self._framed(image, face, share or face.share_in(image), len(faces))
+        face, photo = faces[number - 1], np.ascontiguousarray(np.rot90(image, turns))
+        share = like.share if like else face.share_in(photo)
+        person = self._framed(photo, face, share, len(faces), like)
+        return replace(person, turns=turns)
 
-    def reframed(self, person: Person, share: float) -> Person:
+    def reframed(self, person: Person, share: float, like: Person | None = None) -> Person:
         """Crops and parses the same person again, with another share."""
-        face = Face.of(person.crop, person.share)
-        return self._framed(person.photo, face, share, person.faces)
+        assert person.face is not None
+        other = self._framed(person.photo, person.face, share, person.faces, like)
+        return replace(other, turns=person.turns)
 
-    def _framed(self, image: np.ndarray, face: Face, share: float, faces: int) -> Person:
-        face, crop, probabilities = self._refine(image, face, share)
+    def _framed(
+        self, image: np.ndarray, face: Face, share: float, faces: int, like: Person | None = None
+    ) -> Person:
+        crop = face.crop_like(like.face, like.crop) if like and like.face else None
+        if crop is None:
+            face, crop, probabilities = self._refine(image, face, share)
+        else:
+            probabilities = self._look(image, crop, last=True)
         layout = _resized(probabilities, self.size).argmax(-1).astype(np.int32)
         layout = self._one_person(layout, face, crop)
         layout = remap(layout, self._segmenter.labels, self.labels)
         cut, inside = _cut(image, crop, self.size)
-        return Person(image, crop, share, cut, layout, faces, inside)
+        return Person(image, crop, share, cut, layout, faces, inside, face)
 
     def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
         """The faces of the whole photo, its probabilities, and the square that these cover."""
@@ -207,16 +220,23 @@ class PhotoParser:
         for zoom in _ZOOMS:
             probabilities = self._look(image, square, zoom)
             found = [
-                face
+                self._located(image, face)
                 for face in self._find_faces(probabilities, square)
                 if 0 <= face.x < width and 0 <= face.y < height
             ]
-            if best is None or found:
+            if best is None or surest(found) > surest(best[0]):
                 best = found, probabilities
-            if found:
+            if surest(found) >= SURE:
                 break
         assert best is not None
         return *best, square
+
+    def _located(self, image: np.ndarray, face: Face) -> Face:
+        """Adds landmarks to a face, if the weights have a network for them."""
+        if self._landmarks is None:
+            return face
+        net, box = self._landmarks, (face.x, face.y, face.size)
+        return replace(face, landmarks=locate(net.module, net.params, image, box))
 
     def _refine(
         self, image: np.ndarray, face: Face, share: float
@@ -231,7 +251,7 @@ class PhotoParser:
             ]
             if not near:
                 break
-            face, last = near[0], crop
+            face, last = replace(near[0], landmarks=face.landmarks), crop
             crop = face.crop(share)
             if abs(crop.side - last.side) < 0.03 * last.side:
                 crop = last
@@ -251,7 +271,7 @@ class PhotoParser:
     def _find_faces(self, probabilities: np.ndarray, square: Crop) -> list[Face]:
         """The faces in a parsed square, largest first: confident blobs of face and glasses."""
         layout, classes = probabilities.argmax(-1), self._face_classes()
-        sure = probabilities[..., classes].sum(-1)
+        sure, certain = probabilities[..., classes].sum(-1), probabilities.max(-1)
         mask = np.isin(layout, classes)
         mask = ndimage.binary_opening(mask, iterations=1)
         blobs, count = _blobs(mask)
@@ -262,9 +282,10 @@ class PhotoParser:
             size = np.sqrt(len(rows)) * scale
             if len(rows) < 30 or size < _MIN_FACE or sure[rows, columns].mean() < _MIN_SURE:
                 continue
+            certainty = _around(certain, rows.mean(), columns.mean(), np.sqrt(len(rows)))
             x = square.left + (columns.mean() + 0.5) * scale
             y = square.top + (rows.mean() + 0.5) * scale
-            faces.append(Face(float(x), float(y), float(size)))
+            faces.append(Face(float(x), float(y), float(size), certainty))
         faces.sort(key=lambda face: -face.size)
         # Beside a large face, a blob of a tenth of its area is a hand or a poster.
         return [face for face in faces if face.size > 0.32 * faces[0].size]
@@ -287,6 +308,34 @@ class PhotoParser:
         nearest = np.where(heads > 0, distance, np.inf).argmin()
         mine = heads.ravel()[nearest]
         return np.where((heads > 0) & (heads != mine), labels.background, layout)
+
+
+def _odds(faces: Sequence[Face]) -> float:
+    """The odds that at least the surest of them is a face."""
+    return surest(faces) / (1 - surest(faces) + 1e-6)
+
+
+def _around(values: np.ndarray, row: float, column: float, size: float) -> float:
+    """The mean of a map in a box around the face, its hair and its neck."""
+    top, bottom, left, right = (
+        max(0, round(x))
+        for x in (row - 1.5 * size, row + 2 * size, column - 1.5 * size, column + 1.5 * size)
+    )
+    return float(values[top : bottom + 1, left : right + 1].mean())
+
+
+def _no_face(found: Sequence[Face]) -> str:
+    """The message for a photo without a face that can be swapped."""
+    if not found:
+        return (
+            "no face found: give a photo that shows a person from the front, head and shoulders, "
+            "upright"
+        )
+    return (
+        f"what looks most like a face is none that can be swapped (confidence "
+        f"{surest(found):.2f}, needed {REFUSED:.2f}): give a photo in which nothing, such as "
+        "hands or a camera, hides a person's face"
+    )
 
 
 def _blobs(mask: np.ndarray) -> tuple[np.ndarray, int]:

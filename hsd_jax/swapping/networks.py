@@ -8,13 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, UInt8
+from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import denoiser
 from hsd_jax.models import apply
-from hsd_jax.swapping.mixing import neck_shift, shift_columns, turned_neck_shift
+from hsd_jax.swapping.mixing import (
+    extended_neck_shift,
+    neck_shift,
+    shift_columns,
+    turned_neck_shift,
+)  # fmt: skip
 from hsd_jax.swapping.plan import Plan, latent_regions, make_plan
 from hsd_jax.swapping.spec import PARTS, Sampling, SwapSpec
 from hsd_jax.weights import Loaded, load_part
@@ -50,12 +55,20 @@ class SwapNetworks:
         return self._modules, self.spec
 
     def align(
-        self, heads: Integer[Array, "b h w"], bodies: Integer[Array, "b h w"]
+        self,
+        heads: Integer[Array, "b h w"],
+        bodies: Integer[Array, "b h w"],
+        eyes: Bool[Array, " b"],
     ) -> tuple[Integer[Array, " b"], Integer[Array, "b h w"]]:
-        """Neck alignment (the paper, 3.4): the shifts in columns, and the moved head layouts."""
+        """Neck alignment (the paper, 3.4): the shifts in columns, and the moved head layouts.
+
+        `eyes` tells for which pairs the eyes of the two crops coincide.
+        """
         labels = self.spec.labels
-        shift_of = turned_neck_shift if self.spec.finish.follow_necks else neck_shift
-        shift = shift_of(heads, bodies, labels)
+        shift = neck_shift(heads, bodies, labels)
+        if self.spec.finish.follow_necks:
+            turned = turned_neck_shift(heads, bodies, labels)
+            shift = jnp.where(eyes, extended_neck_shift(heads, bodies, labels), turned)
         moved = jax.vmap(shift_columns, (0, 0, None))(heads, shift, labels.background)
         return shift, moved
 

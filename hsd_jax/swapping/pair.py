@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from hsd_jax.imaging.files import Photo
 from hsd_jax.labels import LabelSet
+from hsd_jax.parsing.faces import SURE, Face
 from hsd_jax.parsing.photo_parser import Person, PhotoParser
 
 _WIDER, _TRIES = 0.85, 3
@@ -16,6 +17,7 @@ _TOUCHING = 1 / 64  # of the crop's side; shorter runs of the head along an edge
 _ROOM = 0.01  # of the crop's side; a smaller margin of photo beyond the crop counts as none
 _CUT_OFF = 30 / 256**2  # share of the crop with a head beyond its photo that causes a warning
 _SOFT = 2.0  # enlargement of the head that causes a warning
+_TURNED, _RAISED, _BENT = 25.0, 20.0, 20.0  # degrees between two poses that cause a warning
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,43 @@ class Pair:
         head = np.isin(self.head.layout, labels.head)
         if np.mean(head & ~self.head.inside) > _CUT_OFF:
             found.append("the head reaches over the edge of its photo and is cut off there")
+        for name, person in (("head", self.head), ("body", self.body)):
+            if person.turns:
+                how = "upside down" if person.turns == 2 else "sideways"
+                found.append(f"the {name} photo shows the person {how}: it was turned upright")
+            if person.face and person.face.confidence < SURE:
+                found.append(
+                    f"what was taken for the face of the {name} photo may be none "
+                    f"(confidence {person.face.confidence:.2f})"
+                )
+        found += _poses_apart(self.head.face, self.body.face)
         enlarged = self.body.crop.side / self.head.crop.side
         if enlarged > _SOFT:
             found.append(f"the head is enlarged {enlarged:.1f} times and will look soft")
         return (*found, *self.notes)
 
 
+def _poses_apart(head: Face | None, body: Face | None) -> list[str]:
+    """Warnings about the difference between the poses of the two heads."""
+    if not (head and body and head.landmarks and body.landmarks and head.aligns_with(body)):
+        return []
+    (a, b), found = (head.landmarks, body.landmarks), []
+    for how, apart, most in (
+        ("turned", abs(a.yaw - b.yaw), _TURNED),
+        ("raised", abs(a.pitch - b.pitch), _RAISED),
+        ("bent", abs(a.roll - b.roll), _BENT),
+    ):
+        if apart > most:
+            found.append(f"the two heads are {how} {apart:.0f} degrees apart and may look put on")
+    return found
+
+
 def frame_pair(
     parser: PhotoParser, head: Photo, body: Photo, head_person: int = 1, person: int = 1
 ) -> tuple[Person, Person]:
-    """Crops two people alike, so that their faces are the same share of their crops.
+    """Crops two people alike: their eyes coincide and their heads have the same size.
+
+    If the landmarks of either are not reliable, their faces' masks are aligned instead.
 
     Args:
       parser: a parser with the networks' size and labels.
@@ -67,7 +96,7 @@ def frame_pair(
       ValueError: if a photo shows no face, or no such person.
     """
     target = parser.person(body.pixels, person, body.name)
-    source = parser.person(head.pixels, head_person, head.name, target.share)
+    source = parser.person(head.pixels, head_person, head.name, target)
     source, target = widen(parser, source, target)
     return end_beyond_photo(source, parser.labels), target
 
@@ -78,9 +107,14 @@ def widen(parser: PhotoParser, head: Person, body: Person) -> tuple[Person, Pers
         rooms = [person.room for person in (head, body)]
         if not np.any(_touches(head.layout, parser.labels) & (np.min(rooms, axis=0) > _ROOM)):
             break
-        share = head.share * _WIDER
-        head, body = parser.reframed(head, share), parser.reframed(body, share)
+        body = parser.reframed(body, head.share * _WIDER)
+        head = parser.reframed(head, body.share, body)
     return head, body
+
+
+def eyes_meet(head: Person, body: Person) -> bool:
+    """Whether `frame_pair` aligned the eyes, because both have reliable landmarks."""
+    return head.face is not None and body.face is not None and head.face.aligns_with(body.face)
 
 
 def aligned(head: Person, body: Person, shift: int, layout: np.ndarray) -> Pair:

@@ -111,7 +111,7 @@ class Runner:
         latents = array((b * samples, *self.spec.latent_shape), jnp.float32)
         unet = _part(params, "unet", "condition")
         return [
-            (self._align, (layout, layout)),
+            (self._align, (layout, layout, array((b,), jnp.bool_))),
             (self._plan, (_part(params, "layout_generator"), layout, layout)),
             (self._encode, (_part(params, "autoencoder"), crops, crops)),
             (self._sample(sampling), (unet, z, z, plan, *keys)),
@@ -134,9 +134,14 @@ class Runner:
                 if not self.in_window or program in (self._align, self._plan):
                     program.prepare(*arguments)
 
-    def align(self, heads: np.ndarray, bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Aligns layouts `[b, H, W]`: the shifts in columns, and the moved head layouts."""
-        parts = [self._align(*part) for part in self._batches(heads, bodies)]
+    def align(
+        self, heads: np.ndarray, bodies: np.ndarray, eyes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Aligns layouts `[b, H, W]`: the shifts in columns, and the moved head layouts.
+
+        `eyes`, bool `[b]`, tells for which pairs the eyes of the two crops coincide.
+        """
+        parts = [self._align(*part) for part in self._batches(heads, bodies, eyes)]
         shifts, moved = _joined(parts, len(heads))
         return shifts, moved
 

@@ -65,7 +65,7 @@ class Finish:
     skin_tone: bool = False
     """Whether the body's skin may take the tone of the new face (see `swapping.skin`)."""
     follow_necks: bool = False
-    """Whether heads are aligned by their necks too (see `mixing.turned_neck_shift`)."""
+    """Whether heads are aligned by their necks too (see `mixing.extended_neck_shift`)."""
 
     @staticmethod
     def parse(pairs: Sequence[str]) -> dict[str, Any]:

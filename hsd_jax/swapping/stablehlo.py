@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace) -> None:
 
     folder, sampling = weights.find(args.weights), Sampling(args.solver, args.steps)
     runner = Runner(SwapNetworks.load(folder))
-    programs = dict(_named(PhotoParser(weights.load_part(folder, "parser")).programs()))
+    programs = dict(_named(PhotoParser.load(folder).programs()))
     for size in BUCKETS:
         programs |= dict(_named(runner.programs(size, sampling), size))
     written = write(programs, args.output, args.platform or ["cpu"])

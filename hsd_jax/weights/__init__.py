@@ -166,6 +166,11 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     return record
 
 
+def has_part(folder: Path, name: str) -> bool:
+    """Whether a folder of weights has such a net; landmarks are in newer ones alone."""
+    return (folder / f"{name}.json").is_file()
+
+
 def load_part(folder: Path, name: str) -> Loaded:
     """Reads a network: float32 parameters, whatever the file's type.
 
