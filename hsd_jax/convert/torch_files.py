@@ -125,14 +125,14 @@ def _load_legacy(path: Path) -> Any:
     return saved
 
 
-def _arrays(saved: Any) -> dict[str, np.ndarray]:
+def _arrays(saved: Any) -> dict[str, Array]:
     """The arrays in nested dicts by their slash-joined keys, as JAX's users pickle parameters."""
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Array] = {}
     seen, queue = set(), [("", saved)]
     while queue:
         name, item = queue.pop()
-        if isinstance(item, Array) and item.value is not None:
-            found[name[1:]] = item.value
+        if isinstance(item, Array) and item.data is not None:
+            found[name[1:]] = item
         elif isinstance(item, dict) and id(item) not in seen:
             seen.add(id(item))
             queue.extend((f"{name}/{key}", value) for key, value in item.items())
