@@ -98,7 +98,7 @@ class Array:
     shape: tuple[int, ...] = ()
     dtype: np.dtype = np.dtype("<f4")
     fortran: bool = False
-    data: "bytes | _Latin1 | None" = None
+    data: "bytes | bytearray | _Latin1 | None" = None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """A fresh array each time."""
@@ -390,7 +390,7 @@ def _whole(values: Any, what: str) -> tuple[int, ...]:
 
 def _fill(array: Array, shape: Any, dtype: Any, fortran: Any, data: Any) -> None:
     """numpy's `ndarray.__setstate__`, of floats; all else is left out."""
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | _Latin1):
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray | _Latin1):
         return
     if dtype.name not in ("f2", "f4", "f8") or dtype.order != "<":
         return
@@ -399,6 +399,13 @@ def _fill(array: Array, shape: Any, dtype: Any, fortran: Any, data: Any) -> None
     if math.prod(shape) * kind.itemsize != size:
         raise Refused(f"an array of shape {list(shape)[:8]} in it has {size} bytes")
     array.shape, array.dtype, array.fortran, array.data = shape, kind, bool(fortran), data
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    """numpy's `_frombuffer`, by which protocol 5 has its arrays."""
+    array = Array()
+    _fill(array, shape, dtype, order == "F", data)
+    return array
 
 
 def _encoded(text: Any, encoding: Any = None) -> Any:
@@ -441,6 +448,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": lambda name=None, *_: _Dtype(name),
     "_codecs.encode": _encoded,
     **{f"{module}._reconstruct": lambda *_: Array() for module in _ARRAYS},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
 }
 
 # What takes over a machine where a pickle is run. Here nothing is, whatever its name: this list
