@@ -7,7 +7,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: demo test parity lint lock clean
+.PHONY: demo test parity lint fuzz audit lock clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -26,6 +26,24 @@ parity: $(VENV)/.installed-parity
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Ten minutes in all; what it finds is left in tests/fuzz/found (see tests/fuzz/run.py).
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS := photo pickle safetensors layout
+fuzz: $(VENV)/.installed-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		$(BIN)/python tests/fuzz/run.py $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
+
+# Known vulnerabilities and licences of what `make demo` installs, and its bill of materials (CycloneDX).
+# The tools live apart, so that they are not among what they look at; both ask the network.
+AUDIT := $(VENV)/audit
+audit: $(VENV)/.installed-demo
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install -qq --disable-pip-version-check \
+		pip-audit==2.9.0 pip-licenses==5.0.0 cyclonedx-bom==7.1.0
+	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --format markdown --output-file licences.md
+	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
+	$(AUDIT)/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 # Stamps: made once, and again only when what is to be installed has changed.
 $(VENV)/.installed-%: pyproject.toml requirements.lock | $(VENV)/.made
@@ -46,4 +64,4 @@ lock: $(VENV)/.made
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo sbom.json licences.md build dist .pytest_cache .ruff_cache .hypothesis

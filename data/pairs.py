@@ -159,7 +159,7 @@ def open_image(path: Path, pair: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(path.read_bytes()))  # keeps no file open
         image.load()
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{pair}: cannot read {path}: {error}; save it again") from error
     return image
 

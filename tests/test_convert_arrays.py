@@ -128,7 +128,7 @@ class Array:
         ((1, (3,), np.dtype("f4"), False, b"\0" * 8), r"shape \[3\] in it has 8 bytes"),
         ((1, (2**61, 2**61), np.dtype("f4"), False, b""), "has 0 bytes"),
         ((1, (-1,), np.dtype("f4"), False, b"\0" * 4), "no whole number"),
-        ((1, (1,) * 20, np.dtype("f4"), False, b"\0" * 4), "has 4 bytes"),
+        ((1, (1,) * 20, np.dtype("f4"), False, b"\0" * 4), "has 20 sizes"),
         ((1, 3, np.dtype("f4"), False, b"\0" * 12), "damaged"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from hsd_jax.convert import compvis, compvis_names, diffusers, diffusers_names, u2net
+from hsd_jax.convert import compvis, compvis_names, diffusers, diffusers_names, places, u2net
 from hsd_jax.convert.state import State, read, read_config
 from hsd_jax.convert.tensors import Shape, Table, to_state
 from hsd_jax.models.autoencoder import Autoencoder
@@ -94,12 +94,6 @@ def kind_of(tensors: Mapping[str, Any], part: str | None = None) -> str | None:
     return "u2net" if u2net.is_u2net(tensors) else None
 
 
-def parts_in(tensors: Mapping[str, Any]) -> list[str]:
-    """The networks that a checkpoint holds, as far as names tell."""
-    alone = ["layout_generator"] if u2net.is_u2net(tensors) else []
-    return diffusers.parts_in(tensors) or compvis.parts_in(tensors) or alone
-
-
 def settings_of(kind: str | None, part: str) -> tuple[str, ...]:
     """The names of the settings that a part of a checkpoint can be given."""
     known = {"compvis": compvis.KNOWN, "diffusers": diffusers.KNOWN}.get(kind or "", {})
@@ -113,6 +107,7 @@ def load(
     """One network of a checkpoint: (module, params as numpy arrays); see `from_torch`."""
     if part not in PARTS:
         raise ValueError(f"unknown part {part!r}: use one of {', '.join(PARTS)}")
+    state = places.of_part(state, part)
     given = read_config(config) if config is not None else {}
     beside = state.config or {}
     try:

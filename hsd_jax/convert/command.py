@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from hsd_jax import convert, weights
-from hsd_jax.convert import compvis, diffusers, export
-from hsd_jax.convert.state import State, read, read_config
+from hsd_jax.convert import compvis, diffusers, export, places
+from hsd_jax.convert.state import State, read, read_config, under
 from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.labels import get_label_set
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, tell: Tell) -> list[str]:
 def _import(args: argparse.Namespace, tell: Tell) -> list[str]:
     given, facts = _settings(args.set or [])
     tell(f"reading {args.src} ...")
-    states = _states(args)
+    states = _states(args, str(given.pop("prefix", "")))
     _check_used(given, states)
     lines = []
     with _staged(args.output) as folder:
@@ -62,15 +62,27 @@ def _import(args: argparse.Namespace, tell: Tell) -> list[str]:
     return [*lines, *_advice(args.output)]
 
 
-def _states(args: argparse.Namespace) -> dict[str, State]:
-    """The checkpoint that each wanted part is read from: in a pipeline's folder, its own."""
+def _states(args: argparse.Namespace, prefix: str) -> dict[str, State]:
+    """The checkpoint that each wanted part is read from: in a pipeline's folder, its own.
+
+    Of tensors only those whose names begin with `prefix`, without it.
+    """
+
+    def find(part: str | None = None) -> State:
+        state = read(args.src, part)
+        tensors = under(state.tensors, prefix)
+        if not tensors:
+            raise ValueError(f"{state.source} has no tensor whose name begins with {prefix!r}")
+        return replace(state, tensors=tensors)
+
     wanted = tuple(args.part or ())
     config = read_config(args.config) if args.config else None
     if wanted or (args.src.is_dir() and (args.src / "model_index.json").is_file()):
-        states = {part: read(args.src, part) for part in wanted or ("autoencoder", "unet")}
+        states = {part: find(part) for part in wanted or ("autoencoder", "unet")}
+        states = {part: places.of_part(state, part) for part, state in states.items()}
     else:
-        state = read(args.src)
-        states = dict.fromkeys(convert.parts_in(state.tensors), state)
+        state = find()
+        states = places.parts_in(state)
         if not states:
             raise ValueError(
                 f"{state.source} is no checkpoint of CompVis, diffusers or U-2-Net (its first "

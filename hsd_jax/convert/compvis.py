@@ -37,6 +37,8 @@ _MARKERS = {
     "autoencoder": "encoder.conv_in.weight",
     "condition": "channel_mapper.weight",
 }
+FIRSTS = {part: [p + _MARKERS[part] for p in prefixes] for part, prefixes in _PREFIXES.items()}
+"""By part, the names that tell that it is there."""
 # Where a latent diffusion model's YAML has their settings.
 _SECTIONS = {
     "unet": "unet_config",
@@ -146,6 +148,7 @@ def _averages(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str,
     kept = under(tensors, "model_ema.diffusion_model")
     if not kept:
         return None
+    kept = {short.replace("_orig_mod", ""): value for short, value in kept.items()}
     names = {name.replace(".", ""): name for name in state}
     extra = next((short for short in kept if short not in names), None)
     if extra:

@@ -24,7 +24,8 @@ from hsd_jax.convert.tensors import (
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.unet import UNet
 
-_MARKERS = {
+# By part, the name that tells that it is there.
+FIRSTS = {
     "unet": "down_blocks.0.resnets.0.conv1.weight",
     "autoencoder": "encoder.down_blocks.0.resnets.0.conv1.weight",
 }
@@ -79,14 +80,14 @@ _VAE_FREE = (
 
 def parts_in(tensors: Mapping[str, Any]) -> list[str]:
     """The networks that tensors of these names are."""
-    return [part for part, marker in _MARKERS.items() if marker in tensors]
+    return [part for part, marker in FIRSTS.items() if marker in tensors]
 
 
 def load(
     tensors: Mapping[str, Any], part: str, config: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A model of diffusers; what its config.json does not tell is read from the shapes."""
-    if part not in _MARKERS:
+    if part not in FIRSTS:
         raise ValueError(f"diffusers has no {part}: give a checkpoint of CompVis, or of U-2-Net")
     model = config.get("_class_name")
     if model is not None and model not in _CLASSES[part]:

@@ -12,13 +12,13 @@ from hsd_jax.models.layout_generator import PRESETS, LayoutGenerator, Stage, Sta
 
 KNOWN = ("num_classes", "focus_sharpness")
 _IGNORE = (r".*\.num_batches_tracked",)  # a counter that inference does not read
+# The names that tell that it is there: the net's own, and within a `LayoutGenerator`.
+FIRSTS = ("stage1.rebnconvin.conv_s1.weight", "net.stage1.rebnconvin.conv_s1.weight")
 
 
 def is_u2net(names: Any) -> bool:
     """Whether tensors of these names can be a U^2-Net's."""
-    return "stage1.rebnconvin.conv_s1.weight" in names or (
-        "net.stage1.rebnconvin.conv_s1.weight" in names
-    )
+    return any(first in names for first in FIRSTS)
 
 
 def load(

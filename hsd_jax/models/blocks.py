@@ -51,6 +51,8 @@ def average_pool(x: jax.Array, factor: int) -> jax.Array:
 def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
     """`[B, H, W, C]` -> `[B, H / patch, W / patch, patch**2 * C]`, channels (row, column, C)."""
     b, h, w, c = x.shape
+    if h % patch or w % patch:
+        raise ValueError(f"sides of {h} and {w} pixels are no multiples of the patch of {patch}")
     x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // patch, w // patch, patch * patch * c)
 

@@ -33,6 +33,11 @@ class Segmenter:
         self._complexion = float(weights.extra.get("complexion", 0.0))
         module, params = weights.module, weights.params
         factors = weights.extra.get("balance", [1.0] * self.labels.num_classes)
+        if len(factors) != self.labels.num_classes:
+            raise ValueError(
+                f"parser.json: balance has {len(factors)} factors for "
+                f"{self.labels.num_classes} classes"
+            )
         balance = np.array(factors, np.float32)[None, None, None]
 
         def mirrored_mean(params: Any, images: jax.Array) -> jax.Array:

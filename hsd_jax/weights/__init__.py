@@ -5,8 +5,6 @@ class, its fields, and metadata (label set, latent scale, schedule). Networks la
 `SHARD_BYTES` are split into NAME-00001-of-0000N.safetensors, which the json lists.
 """
 
-import dataclasses
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,23 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hsd_jax.runtime import cache
+from hsd_jax.weights.record import FORMAT, build_module, kept_fields, read_record
 
-FORMAT = 1
 DEFAULT = "embedded"
 SHARD_BYTES = 2 * 10**9
-
-# A json can only name one of these, so it can never import anything else.
-MODULES = {
-    "Autoencoder": "hsd_jax.models.autoencoder",
-    "UNet": "hsd_jax.models.unet",
-    "SpatialRescaler": "hsd_jax.models.condition",
-    "LayoutGenerator": "hsd_jax.models.layout_generator",
-    "U2Net": "hsd_jax.models.layout_generator",
-    "Parser": "hsd_jax.models.parser",
-    "LandmarkNet": "hsd_jax.models.landmarks",
-    "LPIPS": "hsd_jax.models.perceptual",
-    "InceptionV3": "hsd_jax.models.inception",
-}
 
 
 @dataclass(frozen=True)
@@ -111,15 +96,10 @@ def save_part(
     for file, paths in zip(files, shards, strict=True):
         save_file({path: _cast(tensors[path], dtype) for path in paths}, folder / file)
         (folder / file).chmod(0o644)  # safetensors makes it private
-    fields = {
-        field.name: getattr(module, field.name)
-        for field in dataclasses.fields(module)
-        if field.init and field.name not in ("parent", "name", "dtype", "remat")
-    }
     record = {
         "format": FORMAT,
         "module": type(module).__name__,
-        "fields": fields,
+        "fields": {field: getattr(module, field) for field in kept_fields(module)},
         "extra": dict(extra),
         "parameters": int(sum(value.size for value in tensors.values())),
     }
@@ -147,27 +127,8 @@ def _shards(tensors: Mapping[str, Any], itemsize: int, limit: int) -> list[list[
     return shards
 
 
-def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """A network's json, without its parameters.
-
-    Raises:
-      ValueError: it is missing or damaged.
-    """
-    path = folder / f"{name}.json"
-    try:
-        record = json.loads(path.read_text())
-        missing = {"module", "fields", "extra", "parameters"} - set(record)
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no {name}: {path} is missing") from None
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if missing:
-        raise ValueError(f"{path} is damaged: it has no {sorted(missing)[0]!r}")
-    return record
-
-
 def has_part(folder: Path, name: str) -> bool:
-    """Whether a folder of weights has such a net; landmarks are in newer ones alone."""
+    """Whether a folder of weights has such a network; only newer ones have landmarks."""
     return (folder / f"{name}.json").is_file()
 
 
@@ -177,36 +138,24 @@ def load_part(folder: Path, name: str) -> Loaded:
     Raises:
       ValueError: a file is missing, damaged, or of another format.
     """
-    path = folder / f"{name}.json"
+    path, record = folder / f"{name}.json", read_record(folder, name)
+    tensors: dict[str, np.ndarray] = {}
     try:
-        record = json.loads(path.read_text())
-        module = _build_module(record["module"], record["fields"])
-        tensors = {}
-        for shard in record.get("files", [f"{name}.safetensors"]):
-            if Path(shard).name != shard:
-                raise ValueError(f"{path} names the file {shard!r}, which is not beside it")
+        module = build_module(record)
+        for shard in record["files"]:
+            if not (folder / shard).is_file():
+                raise ValueError(f"{folder / shard} is missing")
             with safe_open(folder / shard, framework="numpy") as file:
                 for key in file.keys():
                     # Cast by numpy: JAX would compile a program for every shape.
                     tensors[key] = file.get_tensor(key).astype(np.float32, copy=False)
-    except FileNotFoundError as error:
-        missing = error.filename or error
-        raise ValueError(f"{folder} holds no {name}: {missing} is missing") from error
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        params = unflatten_dict(tensors, sep="/")
+    except (ValueError, TypeError, AttributeError, SafetensorError, OSError) as error:
         raise ValueError(f"{path} or its safetensors is damaged: {error}") from error
-    if record.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {record.get('format')}; this version reads {FORMAT}")
-    params = jax.device_put(unflatten_dict(tensors, sep="/"))
-    return Loaded(module, params, record["extra"])
-
-
-def _build_module(class_name: str, fields: Mapping[str, Any]) -> nn.Module:
-    if class_name not in MODULES:
-        raise ValueError(f"unknown module {class_name!r}; known: {', '.join(MODULES)}")
-    module_class = getattr(importlib.import_module(MODULES[class_name]), class_name)
-    return module_class(**{name: _frozen(value) for name, value in fields.items()})
-
-
-def _frozen(value: Any) -> Any:
-    """Turns lists into tuples, since module fields must be hashable."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+    size = sum(tensor.size for tensor in tensors.values())
+    if size != record["parameters"]:
+        raise ValueError(
+            f"{path} tells of {record['parameters']} parameters, its safetensors has {size}: "
+            "they are of two networks"
+        )
+    return Loaded(module, jax.device_put(params), record["extra"])
