@@ -187,7 +187,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
       ValueError: data, weights or the folder for results are missing.
     """
-    portraits = Portraits(options.data, options.weights, options.lpips)
+    portraits = Portraits(Path(options.data), options.weights, options.lpips)
     people = portraits.people[: options.count]
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
