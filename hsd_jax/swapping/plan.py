@@ -55,9 +55,13 @@ def make_plan(
     """
     labels, margin = spec.labels, spec.pixels
     blended, regions = mix_layouts(layout_head, layout_body, labels)
-    layout = _inpaint(generator, params, blended, regions, spec)
+    seen = _seen_in_body(layout_head, layout_body, regions, labels)
+    shown = blended
+    if spec.visible_neck:
+        sure = seen & ~_around_old_head(layout_body, spec)
+        shown = jnp.where(sure & group_mask(layout_body, labels.neck), layout_body, blended)
+    layout = _inpaint(generator, params, shown, regions, spec)
     if spec.finish.own_neck:
-        seen = _seen_in_body(layout_head, layout_body, regions, labels)
         layout = jnp.where(seen, layout_body, layout)
     necks = group_mask(layout_body, labels.neck) | group_mask(layout, labels.neck)
     whole, kept = regions.head, jnp.zeros(necks.shape, bool)

@@ -129,6 +129,7 @@ class SwapSpec:
       known: whether the UNet also sees the known latents (see `diffusion.conditioning`).
       steps: the default number of UNet calls with DPM-Solver++; None for the solver's own.
       layout_size: the layout generator's size, a divisor of `size`.
+      visible_neck: whether the layout generator is shown the body's neck where the photo does.
       finish: see `Finish`.
     """
 
@@ -142,6 +143,7 @@ class SwapSpec:
     known: bool
     steps: int | None
     layout_size: int
+    visible_neck: bool = False
     finish: Finish = Finish()
 
     def __post_init__(self) -> None:
@@ -198,6 +200,7 @@ class SwapSpec:
             known=bool(facts.get("known", False)),
             steps=facts["steps"],
             layout_size=int(generator["size"]),
+            visible_neck=bool(generator.get("visible_neck", False)),
             finish=Finish.read(facts.get("finish", {})),
         )
 
