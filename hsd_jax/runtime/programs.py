@@ -7,6 +7,7 @@ sets; without it, a `Program` is `jax.jit`.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -33,6 +34,9 @@ _SETTINGS = (
 # 1.0 instead of 2.0 s (two Zen 5 cores), and a call takes 0.24 instead of 0.21 s, which pays off
 # for small networks.
 _COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class Program:
@@ -64,10 +68,16 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         key = _shapes(args)
-        if key not in self._ready:
-            self._ready[key] = Future()
-            self._ready[key].set_result(self._load(args))
-        return self._ready[key].result()(*args)
+        own: Future[Callable[..., Any]] = Future()
+        ready = self._ready.setdefault(key, own)  # atomic: of several threads one compiles
+        if ready is own:
+            try:
+                own.set_result(self._load(args))
+            except BaseException as error:
+                del self._ready[key]
+                own.set_exception(error)
+                raise
+        return ready.result()(*args)
 
     def prepare(self, *args: Any) -> None:
         """Loads the cached program for arguments like these in the background.
@@ -94,6 +104,7 @@ class Program:
         path = self._path(args)
         if path is None:
             return self.jitted()
+        _LOG.debug("loading the program %s", self.name)
         exported = _read(path)
         if exported is None:
             try:
