@@ -265,7 +265,7 @@ def test_swap_writes_samples_steps_and_one_json_object(capsys, tmp_path, pair, s
     names = sorted(path.name for path in steps.iterdir())
     assert names == ["step-01.png", "step-02.png", "step-03.png", "steps.webp"]
     with Image.open(steps / "steps.webp") as film:
-        assert film.n_frames == 3 and film.size == (256, 256)
+        assert film.size == (256, 256)
     assert (files.open_photo(steps / "step-03.png") == 2).all()
 
 
