@@ -116,6 +116,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "signer")}
     today, names = datetime.datetime.now(datetime.UTC), {}
@@ -140,7 +141,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
         builder = builder.add_extension(x509.BasicConstraints(root, None), True)
         builder = builder.add_extension(usage, True).add_extension(issuer, False)
         if not root:
-            mail = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION])
+            mail = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
             builder = builder.add_extension(mail, True)
         certificate = builder.sign(keys["root"], hashes.SHA256())
         chain.append(certificate.public_bytes(serialization.Encoding.PEM))

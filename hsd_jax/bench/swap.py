@@ -67,8 +67,8 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
 
 def _pair(swapped: SwapResult, networks: sampler.Networks) -> sampler.Pair:
     seen = swapped.stages
-    layouts = (seen[name][None] for name in ("head_layout", "body_layout"))
-    plan = Runner(SwapNetworks(networks)).plan(*layouts)
+    head, body = (seen[name][None] for name in ("head_layout", "body_layout"))
+    plan = Runner(SwapNetworks(networks)).plan(head, body)
     return sampler.Pair(seen["head"], seen["body"], Plan(*(x[0] for x in plan)))
 
 

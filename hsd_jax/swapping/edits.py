@@ -129,11 +129,13 @@ class Edit:
             layout = np.where(anew, drawn, layout).astype(layout.dtype)
         if self.generate is not None:
             given = np.isin(layout, region_classes(self.generate, spec.labels))
-            anew |= np.asarray(ndimage.binary_dilation(given, iterations=spec.pixels(_AROUND)))
+            anew |= np.asarray(
+                ndimage.binary_dilation(given, iterations=spec.pixels(_AROUND)), bool
+            )
         head, body = plan.head & ~anew, plan.body & ~anew
         if self.mask is not None:
             fixed = np.logical_not(_taken(self.mask, crop, size))
-            fixed = np.asarray(ndimage.binary_dilation(fixed, iterations=spec.pixels(_FADE)))
+            fixed = np.asarray(ndimage.binary_dilation(fixed, iterations=spec.pixels(_FADE)), bool)
             head, body = head & ~fixed, body | fixed
         return plan._replace(layout=layout, head=head, body=body)
 

@@ -160,7 +160,8 @@ def _outline(region: np.ndarray, side: int, rows: slice) -> np.ndarray:
 
 def _beyond_outline(image: np.ndarray, behind: np.ndarray, scale: float) -> np.ndarray:
     """The image with the colours inside its outline along it and beyond: latents there mix both."""
-    inner = ndimage.binary_erosion(~behind, iterations=_whole(_FINE * scale), border_value=1)
+    width = _whole(_FINE * scale)
+    inner = np.asarray(ndimage.binary_erosion(~behind, iterations=width, border_value=1), bool)
     near = _local_mean(image, inner, _FINE * scale)
     known = ndimage.gaussian_filter(inner.astype(np.float32), _FINE * scale)[..., None] > 1e-3
     edge = _share(~inner, scale)

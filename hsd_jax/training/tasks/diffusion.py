@@ -193,7 +193,7 @@ class DiffusionTask(Task):
         if self.lpips is not None:
             distance = self._distance(seen, made, t)
             value += self.weights["perceptual_weight"] * total * distance
-            metrics["perceptual"] = distance
+            metrics |= {"perceptual": (distance * total, total)}
         return value / total, Aux(metrics, weight=total)
 
     def _latents(self, seen: Windows, output: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:

@@ -56,14 +56,14 @@ class LayoutTask(Task):
         partner, layout = augment.random_window(
             partner, example["layout"], rng, nearest=True, **augment.window_options(self.data)
         )
-        visible = np.float32(rng.random() < self.data.get("visible_neck", 0.0))
+        visible = np.array(rng.random() < self.data.get("visible_neck", 0.0), np.float32)
         return {"layout": layout, "partner": partner, "visible_neck": visible}
 
     def eval_transform(self, example: Example, rng: np.random.Generator) -> Arrays:
         partner = self._partner(example, rng)
         factor = example["layout"].shape[0] // self.data["size"]
         coarse = (slice(factor // 2, None, factor),) * 2
-        visible = np.float32(self.data.get("visible_neck", 0.0) > 0)
+        visible = np.array(self.data.get("visible_neck", 0.0) > 0, np.float32)
         return {
             "layout": example["layout"][coarse],
             "partner": partner[coarse],
