@@ -307,8 +307,9 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.json}: give a file in a folder that exists")
     source = load_source(options.data, options.split)
     folder = weights.find(options.weights)
-    # The true neck is in the hole: no method may keep it.
-    changes = Finish.parse(options.finish) | {"keep_neck": False}
+    # The true neck is in the hole, and so is a margin in which a swap looks for strands of hair.
+    unseen = {"keep_neck": False, "hair": 0.0, "old_hair": 0.0}
+    changes = Finish.parse(options.finish) | unseen
     networks = SwapNetworks.load(folder).with_finish(**changes)
     runner = Runner(networks, 1 if options.window else BATCH)
     labels, sampling = networks.spec.labels, Sampling(options.solver, options.steps)
