@@ -4,11 +4,17 @@ The command is idempotent: run again with the same folder, it resumes from the n
 With `--plan TOPOLOGY` it reports what a step would need on that hardware, and does not train.
 """
 
+import logging
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
+
+from hsd_jax.runtime.console import fail, one_line, status_of
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -17,21 +23,68 @@ _PLAN = flags.DEFINE_string("plan", None, "Hardware to plan for: v5e:4x4, say, o
 _MFU = flags.DEFINE_float("mfu", 0.4, "Use of the hardware that --plan tells times for.", 0.01, 1)
 flags.mark_flag_as_required("config")
 
+_NAME = "hsd_jax.train"
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # of the config's file too, which is code
+        sys.exit(fail(_NAME, f"error: {_meaning(error)}"))
+
+
+def _meaning(error: Exception) -> str:
+    """What was wrong with the arguments, of all that absl and ml_collections say about it."""
+    inner = error.args[0] if error.args else error
+    if isinstance(inner, KeyError):  # 'stepz'\nDid you mean "steps" instead of "stepz"?
+        key, _, hint = str(inner.args[0]).partition("\n")
+        return f"{hint} " * bool(hint) + f"The config has no key {key}"
+    text = str(error)
+    if "Traceback" not in text:
+        return text if isinstance(error, flags.Error) else f"--config: {one_line(error)}"
+    return text[: text.index(":")] + ": " + text.strip().splitlines()[-1]
+
 
 def _main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    _silence()
+    sys.exit(_ended(lambda: _run(argv[1:])))
+
+
+def _silence() -> None:
+    """Orbax and TFDS tell every step of theirs, and with tracebacks what we tell in one line."""
+    if not flags.FLAGS["verbosity"].present and os.environ.get("HSD_DEBUG") != "1":
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _ended(run: Callable[[], None]) -> int:
+    """The exit status; of several processes, one that fails ends here."""
+
+    def training() -> None:
+        try:
+            run()
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from error
+
+    status = status_of(_NAME, training, "train")
+    if status:
+        from hsd_jax.training import processes
+
+        processes.leave(status)
+    return status
+
+
+def _run(unknown: list[str]) -> None:
+    if unknown:
+        raise ValueError(f"unknown arguments: {' '.join(unknown)}")
     if not (_WORKDIR.value or _PLAN.value):
-        raise app.UsageError("give --workdir, the folder of the run, or --plan")
+        raise ValueError("give --workdir, the folder of the run, or --plan")
     # After the flags: a typo answers at once.
     config = _CONFIG.value.to_dict()
-    try:
-        if _PLAN.value:
-            _plan(config, _PLAN.value)
-        else:
-            _train(config, Path(_WORKDIR.value or ""))
-    except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"hsd_jax.train: {error}")
+    if _PLAN.value:
+        _plan(config, _PLAN.value)
+    else:
+        _train(config, Path(_WORKDIR.value or ""))
 
 
 def _train(config: dict, workdir: Path) -> None:
@@ -44,7 +97,8 @@ def _train(config: dict, workdir: Path) -> None:
         from hsd_jax.evaluation import during_training
 
         extra = during_training.resolve({**loop.DEFAULTS, **config})
-    loop.train(config, workdir, _EXPORT.value, extra)
+    with processes.together():
+        loop.train(config, workdir, _EXPORT.value, extra)
 
 
 def _plan(config: dict, topology: str) -> None:
@@ -60,4 +114,4 @@ def _plan(config: dict, topology: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(_main)
+    app.run(_main, flags_parser=_parse)

@@ -24,10 +24,25 @@ for ((i = 0; i < processes; i++)); do
   children+=($!)
 done
 trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
-status=0
-for child in "${children[@]}"; do
-  # A trapped signal ends `wait` early: wait again for the child itself.
-  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
-  wait "$child" || status=$?
+while ((${#children[@]})); do
+  status=0 ended=
+  wait -n -p ended "${children[@]}" || status=$?
+  [ -n "$ended" ] || continue  # a trapped signal ends `wait` early
+  for i in "${!children[@]}"; do
+    if [ "${children[$i]}" = "$ended" ]; then number=$i; unset "children[$i]"; fi
+  done
+  if [ "$status" != 0 ]; then
+    why="with status $status"
+    if ((status > 128)); then why="by signal $(kill -l "$status")"; fi
+    # The others would wait for it in vain. What failed for all, each may say first.
+    for ((wait = 0; wait < 50; wait++)); do
+      kill -0 "${children[@]}" 2>/dev/null || break
+      sleep 0.1
+    done
+    if ((${#children[@]})); then kill -KILL "${children[@]}" 2>/dev/null || true; fi
+    wait 2>/dev/null || true
+    echo "launch/local.sh: process $number (pid $ended) ended $why, and with it the run; started" \
+      "again with the same folder, it goes on" >&2
+    exit "$status"
+  fi
 done
-exit "$status"

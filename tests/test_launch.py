@@ -53,7 +53,11 @@ def test_local_starts_one_process_or_several(tmp_path: Path):
     both = local(*arguments, PYTHON=str(python), PROCESSES="2")
     assert both == [f"0/2 {command}", f"1/2 {command}"]
     python.write_text("#!/bin/sh\nexit $JAX_PROCESS_ID\n")
-    assert local(*arguments, PYTHON=str(python), PROCESSES="2") == [""]  # one failed
+    (said,) = local(*arguments, PYTHON=str(python), PROCESSES="2")
+    assert "process 1" in said and "ended with status 1, and with it the run" in said
+    python.write_text('#!/bin/sh\n[ "$JAX_PROCESS_ID" = 1 ] && kill -9 $$\nexec sleep 99\n')
+    (said,) = local(*arguments, PYTHON=str(python), PROCESSES="2")
+    assert "process 1" in said and "ended by signal KILL" in said
     assert "name the folder of the run" in local("c")[0]
 
 

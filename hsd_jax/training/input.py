@@ -17,6 +17,7 @@ uniformly, for head-cover (HS-Diffusion, arXiv 2212.06458, section 3.2).
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+
+from hsd_jax.runtime.console import one_line
 
 Example = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -58,11 +61,18 @@ class Source(Sequence[Example]):
         builder: TFDS builder of a data set with features image, layout and source.
         split: "train", "validation", "test" or a slice of one, such as "train[:10%]".
         cache: decode everything now and keep it as uint8 arrays (H * W * 4 bytes an example).
+
+    Raises:
+        ValueError: a record file is missing or damaged; also when an example is read.
     """
 
     def __init__(self, builder: Any, split: str, cache: bool = False):
         skip = {name: tfds.decode.SkipDecoding() for name in ("image", "layout")}
-        self._records = builder.as_data_source(split, decoders=skip)
+        self._files = [str(path) for path in builder.info.splits[split].filepaths]
+        with self._readable("the examples"):
+            self._records = builder.as_data_source(split, decoders=skip)
+            if len(self._records):
+                self._records[0]  # opens the files
         self._features = builder.info.features
         self._decoded: list[Example] | None = None
         self._names: list[str] | None = None
@@ -83,25 +93,40 @@ class Source(Sequence[Example]):
         """The layout of example `index` alone, uint8 H x W; its image is not decoded."""
         if self._decoded:
             return self._decoded[index]["layout"]
-        return self._decode_layout(self._records[index])
+        with self._readable(f"example {index}"):
+            return self._decode_layout(self._records[index])
 
     @property
     def names(self) -> list[str]:
         """Where each example comes from: its `source` field, in order."""
         if self._names is None:
-            self._names = (
-                [example["source"] for example in self._decoded]
-                if self._decoded
-                else [self._records[i]["source"].decode() for i in range(len(self))]
-            )
+            with self._readable("the sources"):
+                self._names = (
+                    [example["source"] for example in self._decoded]
+                    if self._decoded
+                    else [self._records[i]["source"].decode() for i in range(len(self))]
+                )
         return self._names
 
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Errors of TFDS, array_record and the decoders, which name no file, as one that does."""
+        try:
+            yield
+        except Exception as error:
+            names = ", ".join(self._files[:3]) + ", ..." * (len(self._files) > 3)
+            raise ValueError(
+                f"cannot read {what} of {names} ({one_line(error)[:200]}): put back a copy, or "
+                "build it again with python -m data.build"
+            ) from error
+
     def _decode(self, index: int) -> Example:
-        record = self._records[index]
-        image = self._features["image"].decode_example_np(record["image"])
-        image.setflags(write=False)
-        layout = self._decode_layout(record)
-        return {"image": image, "layout": layout, "source": record["source"].decode()}
+        with self._readable(f"example {index}"):
+            record = self._records[index]
+            image = self._features["image"].decode_example_np(record["image"])
+            image.setflags(write=False)
+            layout = self._decode_layout(record)
+            return {"image": image, "layout": layout, "source": record["source"].decode()}
 
     def _decode_layout(self, record: dict[str, bytes]) -> np.ndarray:
         layout = self._features["layout"].decode_example_np(record["layout"])[..., 0]
@@ -129,7 +154,14 @@ def load_source(
             f"no data set {name!r} in {data_dir}; "
             f"build it: python -m data.build {name} --source DIR --out {data_dir}"
         )
-    builder = tfds.builder_from_directory(versions[-1].parent)
+    try:
+        builder = tfds.builder_from_directory(versions[-1].parent)
+    except Exception as error:  # of JSON, protocol buffers, TFDS
+        raise ValueError(
+            f"cannot read dataset_info.json or features.json in {versions[-1].parent} "
+            f"({one_line(error)[:200]}): put back copies, or build it again: python -m data.build "
+            f"{name} --source DIR --out {data_dir}"
+        ) from error
     if split.split("[")[0] not in builder.info.splits:
         known = f"no split {split!r} in {builder.data_dir}; use {sorted(builder.info.splits)}"
         if split.startswith("validation"):
@@ -148,12 +180,11 @@ class LatentSource:
         """Opens FOLDER/SPLIT without reading it.
 
         Raises:
-          ValueError: nothing encoded there.
+          ValueError: nothing encoded there, or it is damaged.
         """
         path = Path(folder) / split
         self.names: list[str] = _of_latents(path / "names.json")
-        self._latents = np.load(path / "latents.npy", mmap_mode="r")
-        self._layouts = np.load(path / "layouts.npy", mmap_mode="r")
+        self._latents, self._layouts = (_mapped(path / f"{x}.npy") for x in ("latents", "layouts"))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -176,13 +207,23 @@ def latent_statistics(folder: str) -> dict[str, list[float]]:
     return _of_latents(Path(folder) / "stats.json")
 
 
+_MAKE_LATENTS = "make them with python -m hsd_jax.training.tools.latents"
+
+
 def _of_latents(path: Path) -> Any:
     if not path.exists():
-        raise ValueError(
-            f"no latents in {path.parent}: make them with "
-            "python -m hsd_jax.training.tools.latents"
-        )
-    return json.loads(path.read_text())
+        raise ValueError(f"no latents in {path.parent}: {_MAKE_LATENTS}")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"cannot read {path} ({error}): {_MAKE_LATENTS}") from error
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"cannot read {path} ({one_line(error)}): {_MAKE_LATENTS}") from error
 
 
 def make_dataset(

@@ -1,6 +1,5 @@
 """The training loop of all tasks; the order of its operations is a contract."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.runtime import files
-from hsd_jax.training import freeze
-from hsd_jax.training.checkpoint import Checkpoints
+from hsd_jax.training import freeze, processes, run_folder
+from hsd_jax.training.checkpoint import Checkpoints, OtherConfig
+from hsd_jax.training.checks import check
 from hsd_jax.training.input import EVAL_SPLIT, Records, eval_batches, make_dataset
 from hsd_jax.training.log import Log
 from hsd_jax.training.observe import Pace, Trace, Watch, hardware_of, model_flops, overview
@@ -52,7 +51,8 @@ def train(
 ) -> TrainState | None:
     """Trains until `config["steps"]`, from the newest checkpoint of `workdir` on.
 
-    SIGTERM saves and returns early; the next call resumes the run.
+    SIGTERM saves and returns early; the next call resumes the run. A start that is refused changes
+    nothing in `workdir`.
 
     Args:
       config: a plain nested dict as in `configs/*.py`; missing keys are filled from `DEFAULTS`.
@@ -67,10 +67,13 @@ def train(
       The last state; None with `export_only`, which only reads the EMA.
 
     Raises:
-      ValueError: if the config does not fit the task, the devices or the data.
+      ValueError: if the config does not fit the task, the devices, the data or the checkpoints; or
+        another process trains in `workdir`.
+      OSError: if what training needs on the disk cannot be read or written.
       FloatingPointError: if a metric became NaN or infinite; the last checkpoint is untouched.
     """
     config, extra = {**DEFAULTS, **config}, extra_metrics or {}
+    check(config)
     if lacking := set(config["eval_metrics"]) - set(extra):
         raise ValueError(
             f"eval_metrics names {min(lacking)!r}, which was not given: use one of "
@@ -78,12 +81,12 @@ def train(
         )
     parallel = make_parallel(config)
     task = make_task(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        files.write_text(workdir / "config.json", json.dumps(config, indent=2) + "\n")
     best = config["best_mode"] if config["best"] else ""
     state = None
-    with Checkpoints(workdir / "checkpoints", config["keep"], best) as checkpoints:
+    with (
+        run_folder.locked(workdir),
+        Checkpoints(workdir / "checkpoints", config["keep"], best) as checkpoints,
+    ):
         run = _Run(config, task, parallel, workdir, checkpoints, extra)
         if not export_only:
             state, finished = run.run()
@@ -138,7 +141,20 @@ class _Run(Training):
     def start(self) -> TrainState:
         """Starts from the newest checkpoint, `init_from` (released weights) or random values."""
         if self.checkpoints.latest is not None:
-            return self.checkpoints.restore(self.parallel.abstract(self.create))
+            changed = run_folder.changed(self.workdir, self.config)
+            try:
+                state = self.checkpoints.restore(self.parallel.abstract(self.create))
+            except OtherConfig as error:
+                was = f" ({changed})" if changed else ""
+                raise ValueError(f"{error}{was}: give that config, or another --workdir") from None
+            if (step := int(state.step)) > self.config["steps"]:
+                raise ValueError(
+                    f"the checkpoint in {self.workdir} is of step {step}, beyond steps "
+                    f"{self.config['steps']}: give more --config.steps, or another --workdir"
+                )
+            if changed:
+                processes.say(f"goes on with a changed config: {changed}")
+            return state
         state = self.parallel.create(self.create)
         if self.config["init_from"]:
             params = dict(state.params)
@@ -151,12 +167,16 @@ class _Run(Training):
 
     def run(self) -> tuple[TrainState, bool]:
         """Runs; returns the last state, and whether the training is complete."""
-        config, data, state = self.config, self.config["data"], self.start()
-        first, load = int(state.step), self.task.source
+        config, data, load = self.config, self.config["data"], self.task.source
+        examples, held_out = load("train"), load(self.eval_split)
+        state = self.start()
+        first = int(state.step)
+        if jax.process_index() == 0:
+            run_folder.write_config(self.workdir, config)
         log = Log(self.workdir, first, config["steps"], jax.process_index() == 0)
         _announce(log, self.parallel, state, self.task.note)
         batches: Any = make_dataset(
-            load("train"),
+            examples,
             seed=config["seed"],
             batch_size=config["batch_size"],
             transform=self.task.transform,
@@ -167,7 +187,7 @@ class _Run(Training):
         )
         try:
             with Stop() as stop:
-                return self._steps(state, batches, load(self.eval_split), log, stop)
+                return self._steps(state, batches, held_out, log, stop)
         finally:
             batches.close()
             log.close()
@@ -179,13 +199,16 @@ class _Run(Training):
         run, watch = self.compile(state), Watch()
         pace = Pace(first, config["steps"], config["batch_size"])
         trace = Trace(self.workdir / "profile", first + _UNTRACED, config["profile"])
+        stopping, done = False, first
         if first and self._due("eval_every", first) and not _agreed(log.evaluated):
-            self._evaluate(state, first, held_out, log)  # it was stopped before it could
+            # It was stopped before it could.
+            stopping = self._evaluate(state, first, held_out, log, stop) is None
         # THE ORDER IS A CONTRACT: batch k makes step k, and a checkpoint of step k saw k batches.
         # Whatever is said about step k is written before its checkpoint, so that a run killed in
         # between says it again.
-        for done in range(first + 1, config["steps"] + 1):
-            trace.before(done - 1)
+        while done < config["steps"] and not stopping:
+            trace.before(done)
+            done += 1
             batch = self.parallel.put(next(batches))
             if done == first + 1:
                 pace.flops = self._model_flops(state, batch)
@@ -193,9 +216,10 @@ class _Run(Training):
             with jax.transfer_guard("disallow"):
                 state, metrics = run(state, batch)
             watch.add(done, metrics)
+            if done - first <= _UNTRACED:  # they are told one by one
+                jax.block_until_ready(metrics)
             trace.after(done, metrics)
-            log.progress(done)
-            stopping = stop.asked(done) and done < config["steps"]
+            stopping = stop.asked()
             logs, evaluates, saves = (
                 self._due(every, done) for every in ("log_every", "eval_every", "save_every")
             )
@@ -203,26 +227,31 @@ class _Run(Training):
                 values = watch.look()
             if logs:
                 log.write_scalars(done, values, pace.report(done))
+            log.progress(done)
             evaluated = {}
             if evaluates and not stopping:
-                evaluated = self._evaluate(state, done, held_out, log)
+                evaluated = self._evaluate(state, done, held_out, log, stop)
+                stopping = evaluated is None
                 pace.restart(done)
-            rating = _rating(evaluated, config["best"])
+            rating = _rating(evaluated or {}, config["best"])
             if saves or stopping or rating is not None:
                 self.checkpoints.save(state, done, rating)
-            if stopping:
-                log.write_line(f"told to stop: saved step {done}; started again, the run goes on")
-                break
         trace.close()
-        return state, int(state.step) == config["steps"]
+        if stopping:
+            self.checkpoints.wait()
+            log.write_line(f"told to stop: saved step {done}; started again, the run goes on")
+        return state, not stopping
 
     def _due(self, every: str, step: int) -> bool:
         return step % self.config[every] == 0 or step == self.config["steps"]
 
     def _evaluate(
-        self, state: TrainState, step: int, held_out: Records, log: Log
-    ) -> dict[str, float]:
-        """Evaluates the EMA parameters on `held_out` and saves images of its first batch."""
+        self, state: TrainState, step: int, held_out: Records, log: Log, stop: Stop
+    ) -> dict[str, float] | None:
+        """Evaluates the EMA parameters on `held_out` and saves images of its first batch.
+
+        Returns None when told to stop: the next start evaluates.
+        """
         config, task = self.config, self.task
         batches = eval_batches(
             held_out,
@@ -235,6 +264,9 @@ class _Run(Training):
         totals: dict[str, np.ndarray] = {}
         ema = state.ema if jax.process_count() == 1 else on_host(state.ema)
         for number, batch in enumerate(batches):
+            if stop.asked(now=True):
+                return None
+            log.remark(f"step {step:>7}  evaluating, {number} batches are done")
             ratios = self.evaluate(state.ema, self.parallel.put(batch), np.int32(number))
             for name, ratio in jax.device_get(ratios).items():
                 totals[name] = totals.get(name, 0) + np.array(ratio, np.float64)
@@ -243,6 +275,8 @@ class _Run(Training):
                 log.write_images(step, task.preview(ema, numbered(batch), key))
         metrics = {name: float(a / b) for name, (a, b) in totals.items() if b}
         for name in config["eval_metrics"]:
+            if stop.asked(now=True):
+                return None
             metrics |= self.extra_metrics[name](ema)
         metrics = {f"{self.eval_split}/{name}": value for name, value in metrics.items()}
         log.write_scalars(step, metrics)
@@ -257,10 +291,10 @@ class _Run(Training):
     def release(self) -> None:
         """Writes the newest EMA to weights/ and that of the best metric to weights_best/."""
         like = self.parallel.abstract(self.create)
-        folders = {"weights": self.checkpoints.latest, "weights_best": self.checkpoints.best}
+        folders: dict[str, int | None] = {"weights": None}  # the newest
+        if self.checkpoints.best is not None:
+            folders["weights_best"] = self.checkpoints.best
         for folder, step in folders.items():
-            if step is None:
-                continue
             ema = on_host(self.checkpoints.restore_ema(like, step))
             if jax.process_index() == 0:
                 for name, part in self.task.parts(ema).items():
@@ -274,11 +308,7 @@ def _this_process() -> dict[str, int]:
 
 def _agreed(value: bool) -> bool:
     """Broadcasts the first process's `value` to every process."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.broadcast_one_to_all(np.bool_(value)))
+    return processes.first_says(lambda: "yes" if value else "") == "yes"
 
 
 def _rating(metrics: Mapping[str, float], name: str) -> float | None:

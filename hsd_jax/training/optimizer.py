@@ -14,10 +14,15 @@ def learning_rate(config: Mapping[str, Any], steps: int) -> optax.Schedule:
       steps: length of the run.
 
     Raises:
-      ValueError: an unknown `decay`.
+      ValueError: an unknown `decay`; a warm-up that leaves a cosine no steps.
     """
     peak, warmup = config["learning_rate"], max(1, config["warmup"])
     if config["decay"] == "cosine":
+        if warmup >= steps:
+            raise ValueError(
+                f"optimizer.warmup is {warmup} of {steps} steps: give fewer "
+                "(--config.optimizer.warmup=...), or more --config.steps"
+            )
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak / 50)
     if config["decay"] == "constant":
         return optax.join_schedules(

@@ -20,7 +20,7 @@ from hsd_jax.diffusion.conditioning import condition_of, predictor
 from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import Schedule, alpha_sigma, denoiser, q_sample, target, to_x0_eps
 from hsd_jax.diffusion.solvers import fold_keys, normal
-from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
+from hsd_jax.labels import LabelSet, colorize, get_label_set, one_hot
 from hsd_jax.models import apply
 from hsd_jax.models.condition import SpatialRescaler
 from hsd_jax.models.discriminator import PatchDiscriminator
@@ -74,7 +74,7 @@ class DiffusionTask(Task):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
-        self.labels, self.weights = LABEL_SETS[config["labels"]], config["loss"]
+        self.labels, self.weights = get_label_set(config["labels"]), config["loss"]
         self.stats = latent_statistics(self.data["latents"])
         # numpy: the step is compiled under the transfer guard, so constants must be on the host.
         self.mean, self.std = (

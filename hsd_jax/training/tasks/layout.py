@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsd_jax.labels import LABEL_SETS, LabelSet, colorize, one_hot
+from hsd_jax.labels import LabelSet, colorize, get_label_set, one_hot
 from hsd_jax.models import apply
 from hsd_jax.models.discriminator import PatchDiscriminator, lsgan_d, lsgan_g
 from hsd_jax.models.layout_generator import (
@@ -44,7 +44,7 @@ class LayoutTask(Task):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
-        self.labels, self.weights = LABEL_SETS[config["labels"]], config["loss"]
+        self.labels, self.weights = get_label_set(config["labels"]), config["loss"]
         self.model = LayoutGenerator(num_classes=self.labels.num_classes, **config["model"])
         self.critic = None
         if self.weights["adversarial"] > 0:

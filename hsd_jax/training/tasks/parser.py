@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsd_jax.labels import LABEL_SETS, colorize
+from hsd_jax.labels import colorize, get_label_set
 from hsd_jax.models import apply
 from hsd_jax.models.parser import Parser
 from hsd_jax.training import augment
@@ -25,10 +25,15 @@ class ParserTask(Task):
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
-        self.labels = LABEL_SETS[config["labels"]]
+        self.labels = get_label_set(config["labels"])
         self.model = Parser(num_classes=self.labels.num_classes, **config["model"])
         self.merged = tuple(self.labels.index(name) for name in self.data["merged"])
         given = config["loss"]["class_weights"]
+        if lacking := set(self.labels.classes) - set(given):
+            raise ValueError(
+                f"loss.class_weights has none for {', '.join(sorted(lacking))}, classes of labels "
+                f"{self.labels.name}: give a weight for each"
+            )
         # numpy: the step is compiled under the transfer guard, so constants must be on the host.
         self.weights = np.array([given[name] for name in self.labels.classes], np.float32)
 
