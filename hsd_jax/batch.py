@@ -181,7 +181,7 @@ class Batch:
     def _write(self, job: Job, result: Any, progress: Progress) -> None:
         path = self._folder / job.output
         try:
-            files.save_image(result.image, path)
+            files.save_image(result.image, path, srgb=result.srgb)
         except ValueError as error:
             return self._fail(job, one_line(error), progress)
         row = self._facts(job) | {

@@ -149,7 +149,8 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         for number, image in enumerate(first.steps, 1):
             files.save_image(image, args.save_steps / f"step-{number:0{digits}}.png")
     for output, result in reversed(list(zip(outputs, results, strict=True))):
-        files.save_image(result.image, output)  # OUT last: if it exists, all outputs do
+        # OUT last: if it exists, all outputs do.
+        files.save_image(result.image, output, srgb=result.srgb)
     report = {
         "output": str(outputs[0]),
         "outputs": [str(output) for output in outputs],

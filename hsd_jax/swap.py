@@ -6,7 +6,7 @@ Data flow: `HeadSwapper.pair` crops and parses both photos and aligns the necks;
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class SwapResult:
       faces: the number of faces in the head photo and in the body photo.
       steps: the solver's predictions of the crop, one per step, if `keep_steps` was set.
       stages: intermediate images and layouts of the crop, by name.
+      srgb: whether the body's file had a colour profile, as then the result's should.
     """
 
     image: np.ndarray
@@ -47,6 +48,7 @@ class SwapResult:
     faces: tuple[int, int]
     steps: tuple[np.ndarray, ...]
     stages: dict[str, np.ndarray]
+    srgb: bool = False
 
 
 class HeadSwapper:
@@ -146,6 +148,8 @@ class HeadSwapper:
         eyes = np.array([eyes_meet(source, target)])
         shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
         pair = aligned(source, target, int(shifts[0]), layouts[0])
+        notes = tuple(note for photo in photos for note in photo.notes)
+        pair = replace(pair, notes=notes, srgb=photos[1].srgb)
         return one_skin(pair, self.spec, skin_tone)
 
     def paint(
@@ -218,6 +222,7 @@ class HeadSwapper:
                 "decoded": image,
                 "result": pasted.crop,
             },
+            srgb=pair.srgb,
         )
 
     def _check(self, samples: int, sampling: Sampling, preserve: str) -> None:

@@ -30,6 +30,16 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Writes a block into a folder, and removes it: a full disk is noticed too.
+
+    Raises:
+      OSError: the folder is missing or cannot be written to, or the disk is full.
+    """
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        file.write(bytes(4096))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically."""
     with atomic(path) as temporary:

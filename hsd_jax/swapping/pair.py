@@ -28,13 +28,15 @@ class Pair:
       head: the person whose head is kept, cropped to where it will stand.
       body: the person whose body and surroundings are kept.
       shift: the number of columns of the crop that neck alignment moved the head by.
-      notes: changes made to the photos, for the user.
+      notes: changes made to the photos, and problems with their files, for the user.
+      srgb: whether the body's file had a colour profile, see `imaging.files.Photo`.
     """
 
     head: Person
     body: Person
     shift: int
     notes: tuple[str, ...] = ()
+    srgb: bool = False
 
     def warnings(self, labels: LabelSet) -> tuple[str, ...]:
         """Problems with the photos that may spoil the result, and `notes`."""
