@@ -45,8 +45,6 @@ _STRANGERS = {  # by how a file begins
 _MISSING_ROWS = 1 / 16  # of a cut JPEG: with more, it is no photo
 
 
-
-
 @dataclass(frozen=True)
 class Photo:
     """A photo in memory."""
@@ -147,9 +145,7 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise _RefusedError(f"{name} is only {width} x {height} pixels: give at least {MIN_SIDE}")
 
 
-def _decoded(
-    image: Image.Image, file: IO[bytes], name: str
-) -> tuple[Image.Image, tuple[str, ...]]:
+def _decoded(image: Image.Image, file: IO[bytes], name: str) -> tuple[Image.Image, tuple[str, ...]]:
     """The image with its pixels, and notes; of a JPEG without its end, as far as it goes."""
     try:
         image.load()
@@ -168,7 +164,8 @@ def _decoded(
             f"{name} cannot be read (it ends early, {missing} of {ended.height} rows are missing): "
             "is the file complete?"
         )
-    return ended, (f"{name} lacks its last bytes: {missing} of its rows are grey",)
+    grey = f": {missing} of its rows are grey" if missing else ""
+    return ended, (f"{name} lacks its last bytes{grey}",)
 
 
 def _photo(image: Image.Image, name: str, notes: tuple[str, ...] = ()) -> Photo:

@@ -55,7 +55,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     top = next((top for top in tops if bright <= top), float(values.max()))
     if image.mode != "F" and tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
         values = top - values  # white is zero
-    return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
+    return Image.fromarray(np.rint(np.clip(values, 0, top) * (255 / top)).astype(np.uint8))
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bool]:
@@ -82,7 +82,8 @@ def _to_srgb(colours: Image.Image, profile: bytes) -> Image.Image | None:
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = _SPACES.get(source.profile.xcolor_space.strip())
+        core: Any = source.profile  # Pillow's own annotation is another class's
+        mode = _SPACES.get(core.xcolor_space.strip())
         if (colours.mode, mode) == ("L", "RGB"):
             colours = colours.convert("RGB")
         if mode != colours.mode:
