@@ -8,6 +8,7 @@ stop the run.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -51,14 +52,10 @@ def read_jobs(path: Path, seed: int = 0) -> list[Job]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file: give a CSV with the columns head and body")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or ()
-        if missing := [name for name in ("head", "body") if name not in columns]:
-            raise ValueError(f"{path} has no column {missing[0]}: its first line must name it")
-        if unknown := [name for name in columns if name not in _COLUMNS]:
-            raise ValueError(f"{path}: unknown column {unknown[0]!r}: use {', '.join(_COLUMNS)}")
-        jobs = [_job(row, f"{path}, line {reader.line_num}", seed) for row in reader]
+    try:
+        jobs = _read_rows(path, seed)
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV ({error}): save it as plain text") from error
     if not jobs:
         raise ValueError(f"{path} lists no pairs")
     outputs = [job.output for job in jobs]
@@ -66,6 +63,18 @@ def read_jobs(path: Path, seed: int = 0) -> list[Job]:
         twice = next(name for name in outputs if outputs.count(name) > 1)
         raise ValueError(f"{path}: two rows would write {twice}: give them the column output")
     return jobs
+
+
+def _read_rows(path: Path, seed: int) -> list[Job]:
+    # Names of files are any bytes, and so is a list of them.
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or ()
+        if missing := [name for name in ("head", "body") if name not in columns]:
+            raise ValueError(f"{path} has no column {missing[0]}: its first line must name it")
+        if unknown := [name for name in columns if name not in _COLUMNS]:
+            raise ValueError(f"{path}: unknown column {unknown[0]!r}: use {', '.join(_COLUMNS)}")
+        return [_job(row, f"{path}, line {reader.line_num}", seed) for row in reader]
 
 
 def _job(row: Mapping[str, Any], where: str, seed: int) -> Job:
@@ -118,6 +127,8 @@ class Batch:
         self._folder, self._base, self._settings = folder, base, settings
         self._rows = _report_of(folder)
         self.todo = [job for job in jobs if not self._done(job)]
+        for job in self.todo:
+            files.check_output(folder / job.output)
         self.skipped = len(jobs) - len(self.todo)
         self.errors: list[tuple[Job, str]] = []
 
@@ -132,7 +143,7 @@ class Batch:
 
     def _facts(self, job: Job) -> dict[str, Any]:
         photos = {
-            f"{name}_size": path.stat().st_size if path.is_file() else None
+            f"{name}_size": path.stat().st_size if os.path.isfile(path) else None
             for name, path in (("head", self._base / job.head), ("body", self._base / job.body))
         }
         return asdict(job) | asdict(self._settings) | photos
@@ -163,8 +174,10 @@ class Batch:
         self._write_errors()
 
     def _paired(self, job: Job, swapper: Any) -> Any:
+        body = files.read_photo(self._base / job.body)
+        files.check_fits(body.pixels, Path(job.output))
         return swapper.pair(
-            self._base / job.head, self._base / job.body,
+            self._base / job.head, body,
             person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,
         )  # fmt: skip
 

@@ -6,13 +6,13 @@ before it starts. Functions raise ValueError with what was wrong and what to do.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hsd_jax.runtime import process
-from hsd_jax.runtime.console import Progress
+from hsd_jax.runtime.console import Progress, tell
+from hsd_jax.runtime.files import check_folder
 
 
 def swap(args: argparse.Namespace) -> None:
@@ -29,13 +29,14 @@ def demo(args: argparse.Namespace) -> None:
 
     args.head, args.body = find_photos()
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    path = args.output.with_name(f"{args.output.stem}-strip.png")
+    files.check_output(path)
     with Progress() as progress:
         result, report = _swap_files(args, progress)
         from hsd_jax import weights
         from hsd_jax.labels import get_label_set
 
         labels = weights.read_record(weights.find(args.weights), "unet")["extra"]["labels"]
-        path = args.output.with_name(f"{args.output.stem}-strip.png")
         files.save_image(strip(result.stages, get_label_set(labels)), path)
     _tell({**report, "strip": str(path)}, args.json)
 
@@ -76,7 +77,7 @@ def batch(args: argparse.Namespace) -> int:
         done = f"{report['swapped']} swapped, {run.skipped} done before"
         print(f"{args.output}: {done}, {failed} failed, in {seconds:.1f} s")
     if failed:
-        print(f"hsd batch: {args.output / batches.ERRORS} says why", file=sys.stderr)
+        tell(f"hsd batch: {args.output / batches.ERRORS} says why")
     return 1 if failed else 0
 
 
@@ -115,11 +116,14 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     for output in outputs:
         files.check_output(output)
         _check_not_read(output, [args.head, args.body])
-    if args.save_steps and args.save_steps.exists() and not args.save_steps.is_dir():
-        raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
+    if args.save_steps:
+        if args.save_steps.exists() and not args.save_steps.is_dir():
+            raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
+        check_folder(args.save_steps)
     progress.stage("reading the photos ...")
     # Read the photos first: unreadable ones are reported before JAX starts.
-    head, body = (files.read_photo(path, "") for path in (args.head, args.body))
+    head, body = (files.read_photo(path) for path in (args.head, args.body))
+    files.check_fits(body.pixels, args.output)
 
     progress.stage("loading the weights ...")
     from hsd_jax.swap import HeadSwapper
@@ -169,7 +173,7 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(report))
         return
     for warning in report["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     written = [*report["outputs"], *([report["strip"]] if "strip" in report else [])]
     print(f"wrote {', '.join(written)} in {report['seconds']:.1f} s")
 
@@ -191,8 +195,10 @@ def parse(args: argparse.Namespace) -> None:
     from hsd_jax.imaging import files
 
     for path in args.photos:
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"{path}: no such file")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give the photos in it")
     layouts = _targets(args.output, args.photos)
     overlays = _targets(args.overlay, args.photos) if args.overlay else []
     if set(layouts) & set(overlays):
@@ -217,6 +223,8 @@ def parse(args: argparse.Namespace) -> None:
         print(json.dumps({"labels": parser.labels.name, "photos": rows, "seconds": seconds}))
         return
     for row in rows:
+        for warning in row["warnings"]:
+            tell(f"warning: {warning}")
         print(f"wrote {row['output']} (faces: {len(row['faces'])})")
 
 
@@ -227,7 +235,8 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     from hsd_jax.imaging import files
     from hsd_jax.labels import colorize
 
-    image = files.open_photo(path)
+    photo = files.read_photo(path)
+    image = photo.pixels
     layout, faces = parser.parse(image)
     labels = parser.labels
     if overlay:
@@ -248,6 +257,7 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
         "share": {
             name: round(float(count), 6) for name, count in zip(labels.classes, counts, strict=True)
         },
+        "warnings": list(photo.notes),
     }
 
 

@@ -270,12 +270,7 @@ def check_output(path: str | Path) -> None:
     check_name(path)
     if os.path.isdir(path) or not os.path.isdir(path.parent):
         raise ValueError(f"{path}: give a file in a folder that exists")
-    try:
-        check_folder(path.parent)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: its folder cannot be written to ({error.strerror}): give another"
-        ) from error
+    check_folder(path.parent)
 
 
 def check_name(path: Path) -> None:
