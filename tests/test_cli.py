@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 import hsd_jax
 from hsd_jax import cli
-from hsd_jax.imaging import demo, files
+from hsd_jax.imaging import demo, files, modes
 from hsd_jax.labels import HALFBODY9
 
 _EMBEDDED = Path(hsd_jax.__file__).parent / "weights/embedded/unet.json"
@@ -190,6 +190,7 @@ class _FakeSwapper:
             faces=(1, 2),
             steps=steps,
             stages={},
+            srgb=body.srgb,
         )
         return result if samples == 1 else [result] * samples
 
@@ -258,6 +259,16 @@ def test_swap_writes_samples_steps_and_one_json_object(capsys, tmp_path, pair, s
     names = sorted(path.name for path in steps.iterdir())
     assert names == ["step-01.png", "step-02.png", "step-03.png"]
     assert (files.open_photo(steps / "step-03.png") == 2).all()
+
+
+def test_the_result_of_a_photo_with_a_profile_has_one(tmp_path, pair, swapper):
+    out = tmp_path / "out.png"
+    for profile in (None, modes.srgb_profile()):
+        with Image.open(pair[1]) as image:
+            image.save(pair[1], icc_profile=profile)
+        assert cli.main(["swap", *pair, "-o", str(out)]) == 0
+        with Image.open(out) as image:
+            assert image.info.get("icc_profile") == profile
 
 
 FAILURES = {
