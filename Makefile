@@ -34,16 +34,16 @@ fuzz: $(VENV)/.installed-fuzz
 	@for target in $(FUZZ_TARGETS); do \
 		$(BIN)/python tests/fuzz/run.py $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
 
-# Known vulnerabilities and licences of what `make demo` installs, and its bill of materials (CycloneDX).
-# The tools live apart, so that they are not among what they look at; both ask the network.
+# Licences and a bill of materials (CycloneDX) of what `make demo` installs, and known vulnerabilities
+# of the lock, which are asked of pypi.org. The tools live apart: they are not what is looked at.
 AUDIT := $(VENV)/audit
 audit: $(VENV)/.installed-demo
 	@$(PYTHON) -m venv $(AUDIT)
 	@$(AUDIT)/bin/python -m pip install -qq --disable-pip-version-check \
-		pip-audit==2.9.0 pip-licenses==5.0.0 cyclonedx-bom==7.1.0
+		pip-audit==2.10.1 pip-licenses==5.5.5 cyclonedx-bom==7.5.0
 	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --format markdown --output-file licences.md
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
-	$(AUDIT)/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+	$(AUDIT)/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 # Stamps: made once, and again only when what is to be installed has changed.
 $(VENV)/.installed-%: pyproject.toml requirements.lock | $(VENV)/.made

@@ -98,7 +98,10 @@ def _layout(config: ConfigDict) -> None:
     config.discriminator = ConfigDict(dict(ndf=32, n_layers=3, norm="group"))
     config.loss = ConfigDict(dict(logits=1.0, adversarial=0.0, overlap=1.0))
     config.data.update(
-        dict(size=256, scale=(0.8, 1.28), rotation=10.0, jitter=0.1, mirror=0.5, fit_partner=True)
+        dict(
+            size=256, scale=(0.8, 1.28), rotation=10.0, jitter=0.1, mirror=0.5, fit_partner=True,
+            visible_neck=0.7,
+        )
     )
     config.data.test_sources = ("ccp_gt",)
 

@@ -1,33 +1,40 @@
-"""Many swaps: a list of pairs to a folder of images, in device batches, resumable.
+"""Many swaps: a list of pairs, or photos each with each, to a folder of images; resumable.
 
 One thread reads, parses and aligns pairs ahead of time; device batches of them are painted on all
 devices; other threads write the results. A pair that fails becomes a row of errors.csv and does not
-stop the run.
+stop the run. Several processes take every n-th pair each and report into files of their own.
 """
 
 import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from glob import glob
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from hsd_jax.imaging import files
+from hsd_jax.imaging.credentials import Credentials
 from hsd_jax.runtime.console import Progress, one_line
 from hsd_jax.runtime.files import write_text
+from hsd_jax.swapping.edits import Edit, Generated
+from hsd_jax.swapping.mixing import Region
+from hsd_jax.swapping.pair import Align
 
-REPORT, ERRORS = "report.jsonl", "errors.csv"
+REPORT, ERRORS = "report{}.jsonl", "errors{}.csv"  # of several processes each with its number
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif")
 _COLUMNS = ("head", "body", "output", "seed", "person", "head_person")
 _AHEAD = 2  # batches that are parsed before they are painted
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the list; paths are relative to the list's folder."""
+    """One pair; paths of a list are relative to its folder."""
 
     head: str
     body: str
@@ -58,9 +65,7 @@ def read_jobs(path: Path, seed: int = 0) -> list[Job]:
         raise ValueError(f"{path} is no CSV ({error}): save it as plain text") from error
     if not jobs:
         raise ValueError(f"{path} lists no pairs")
-    outputs = [job.output for job in jobs]
-    if len(set(outputs)) < len(outputs):
-        twice = next(name for name in outputs if outputs.count(name) > 1)
+    if twice := _repeated(job.output for job in jobs):
         raise ValueError(f"{path}: two rows would write {twice}: give them the column output")
     return jobs
 
@@ -77,12 +82,61 @@ def _read_rows(path: Path, seed: int) -> list[Job]:
         return [_job(row, f"{path}, line {reader.line_num}", seed) for row in reader]
 
 
+def pair_photos(heads: str, bodies: str, zipped: bool = False, seed: int = 0) -> list[Job]:
+    """Pairs each head with each body, but no photo with itself.
+
+    Args:
+      heads, bodies: a photo, a folder of photos, or a pattern such as "frames/*.png". Photos are
+        taken in the order of their names.
+      zipped: whether to pair only the n-th head with the n-th body.
+      seed: the seed of all pairs.
+
+    Raises:
+      ValueError: if there are no photos, not as many heads as bodies (`zipped`), or two pairs would
+        have one output.
+    """
+    first, second = _photos(heads), _photos(bodies)
+    if zipped and len(first) != len(second):
+        raise ValueError(
+            f"{heads} has {len(first)} photos and {bodies} {len(second)}: --zip needs as many"
+        )
+    pairs = zip(first, second, strict=True) if zipped else product(first, second)
+    jobs = [
+        Job(str(head), str(body), f"{head.stem}_on_{body.stem}.png", seed, 1, 1)
+        for head, body in pairs
+        if head != body
+    ]
+    if not jobs:
+        raise ValueError(f"{heads} and {bodies} are one photo: give another")
+    if twice := _repeated(job.output for job in jobs):
+        raise ValueError(f"two pairs would write {twice}: rename a photo, or give a list as CSV")
+    return jobs
+
+
+def _photos(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _PHOTOS)
+    elif path.is_file():
+        found = [path]
+    else:
+        found = sorted(Path(name) for name in glob(source, recursive=True) if Path(name).is_file())
+    if not found:
+        raise ValueError(f"{source} is no photo, no folder with photos, and matches none")
+    return found
+
+
+def _repeated(names: Iterable[str]) -> str:
+    counts = Counter(names)
+    return next((name for name, count in counts.items() if count > 1), "")
+
+
 def _job(row: Mapping[str, Any], where: str, seed: int) -> Job:
     text = {name: (row.get(name) or "").strip() for name in _COLUMNS}
     if not text["head"] or not text["body"]:
         raise ValueError(f"{where}: head or body is empty: fill in both")
     output = text["output"] or f"{Path(text['head']).stem}_on_{Path(text['body']).stem}.png"
-    if Path(output).name != output or output in (REPORT, ERRORS):
+    if Path(output).name != output or output.endswith((".jsonl", ".csv")):
         raise ValueError(f"{where}: output is {output!r}: give the name of a file, without folders")
     files.check_ending(Path(output))
     numbers = {
@@ -109,27 +163,47 @@ class Settings:
     steps: int | None
     preserve: str
     skin_tone: str
+    align: Align
+    region: Region
+    generate: Generated | None
+    label: bool
 
 
 class Batch:
     """A resumable run: it knows which results exist already and makes the others."""
 
-    def __init__(self, jobs: Sequence[Job], folder: Path, base: Path, settings: Settings):
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        base: Path,
+        settings: Settings,
+        credentials: Credentials | None = None,
+        process: tuple[int, int] = (1, 1),
+    ):
         """Reads the report of earlier runs.
 
         Args:
-          jobs: the rows that `read_jobs` returns.
+          jobs: the pairs that `read_jobs` or `pair_photos` returns.
           folder: where results go; created if missing.
           base: the folder that the photos' paths are relative to.
           settings: those of this run; a result made under other settings is made again.
+          credentials: who signs the results; None for nobody.
+          process: the number of this process, from 1, and how many share the pairs.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._base, self._settings = folder, base, settings
+        self._credentials = credentials
+        self._edit = Edit(settings.region, settings.generate)
         self._rows = _report_of(folder)
-        self.todo = [job for job in jobs if not self._done(job)]
+        number, count = process
+        own = jobs[number - 1 :: count]
+        self.todo = [job for job in own if not self._done(job)]
         for job in self.todo:
             files.check_output(folder / job.output)
-        self.skipped = len(jobs) - len(self.todo)
+        self.skipped = len(own) - len(self.todo)
+        part = "" if count == 1 else f"-{number}-of-{count}"
+        self._report, self.errors_path = (folder / name.format(part) for name in (REPORT, ERRORS))
         self.errors: list[tuple[Job, str]] = []
 
     def _done(self, job: Job) -> bool:
@@ -138,7 +212,7 @@ class Batch:
         return (
             found is not None
             and (self._folder / job.output).is_file()
-            and all(found.get(name) == value for name, value in self._facts(job).items())
+            and found == found | self._facts(job)
         )
 
     def _facts(self, job: Job) -> dict[str, Any]:
@@ -179,6 +253,7 @@ class Batch:
         return swapper.pair(
             self._base / job.head, body,
             person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,
+            align=self._settings.align, edit=self._edit,
         )  # fmt: skip
 
     def _readable(
@@ -194,13 +269,13 @@ class Batch:
     def _write(self, job: Job, result: Any, progress: Progress) -> None:
         path = self._folder / job.output
         try:
-            files.save_image(result.image, path, srgb=result.srgb)
+            result.save(path, label=self._settings.label, credentials=self._credentials)
         except ValueError as error:
             return self._fail(job, one_line(error), progress)
         row = self._facts(job) | {
             "shift": result.shift, "faces": list(result.faces), "warnings": list(result.warnings),
         }  # fmt: skip
-        with (self._folder / REPORT).open("a", encoding="utf-8") as file:
+        with self._report.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")  # one write: lines of several threads stay whole
         progress.update()
 
@@ -209,7 +284,7 @@ class Batch:
         progress.update()
 
     def _write_errors(self) -> None:
-        path = self._folder / ERRORS
+        path = self.errors_path
         if not self.errors:
             path.unlink(missing_ok=True)
             return
@@ -222,8 +297,8 @@ class Batch:
 
 def _report_of(folder: Path) -> dict[str, dict[str, Any]]:
     """The last row for each output; incomplete lines are ignored."""
-    path, rows = folder / REPORT, {}
-    if path.is_file():
+    rows: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob(REPORT.format("*")), key=lambda path: path.stat().st_mtime):
         for line in path.read_text("utf-8").splitlines():
             try:
                 row = json.loads(line)

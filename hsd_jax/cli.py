@@ -72,6 +72,28 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
+class _Completion(argparse.Action):
+    """Prints the script of a shell and exits."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            raise ValueError("--completion: pip install 'hsd-jax[completion]'") from None
+        _complete_paths(parser, shtab.FILE)
+        print(shtab.complete(parser, values))
+        parser.exit()
+
+
+def _complete_paths(parser: Any, files: Any) -> None:
+    """Tells shtab which arguments are paths, in all commands."""
+    for action in parser._actions:
+        for command in action.choices.values() if isinstance(action.choices, dict) else ():
+            _complete_paths(command, files)
+        if action.type is Path:
+            action.complete = files
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="hsd",
@@ -80,12 +102,20 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"hsd {hsd_jax.__version__}")
+    parser.add_argument(
+        "--completion",
+        action=_Completion,
+        choices=("bash", "zsh", "fish"),
+        help="print a script that completes hsd in this shell (needs hsd-jax[completion])",
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_swap(subparsers)
     _add_batch(subparsers)
+    _add_explain(subparsers)
     _add_demo(subparsers)
     _add_info(subparsers)
     _add_parse(subparsers)
+    _add_verify(subparsers)
     _add_convert(subparsers)
     add_eval(subparsers)
     add_bench(subparsers)
@@ -102,35 +132,70 @@ def _add_swap(subparsers: Any) -> None:
         "an existing file OUT is left unchanged.",
         allow_abbrev=False,
     )
-    swap.add_argument("head", type=Path, metavar="HEAD", help="photo of the head to use")
-    swap.add_argument("body", type=Path, metavar="BODY", help="photo to put it into")
+    _add_photos(swap)
     swap.add_argument(
         "-o", "--output", type=Path, metavar="OUT", required=True, help=".png, .jpg or .webp"
     )
-    swap.add_argument(
+    swap.set_defaults(run=commands.swap)
+
+
+def _add_photos(command: Any) -> None:
+    """The two photos, and which persons of them."""
+    command.add_argument("head", type=Path, metavar="HEAD", help="photo of the head to use")
+    command.add_argument("body", type=Path, metavar="BODY", help="photo to put it into")
+    command.add_argument(
         "--person", type=_whole(1), default=1, metavar="N", help="of BODY; 1 is the largest face"
     )
-    swap.add_argument(
+    command.add_argument(
         "--head-person", type=_whole(1), default=1, metavar="N", help="of HEAD, likewise"
     )
-    swap.set_defaults(run=commands.swap)
+
+
+def _add_explain(subparsers: Any) -> None:
+    explain = subparsers.add_parser(
+        "explain",
+        parents=[_sampler()],
+        help="draw how a swap is made",
+        description="Swap and draw the steps as one figure: what is kept of both photos, their "
+        "layouts mixed and inpainted, what the network predicts at up to four timesteps (--steps 8 "
+        "has more of them), the result.",
+        allow_abbrev=False,
+    )
+    _add_photos(explain)
+    explain.add_argument(
+        "-o", "--output", type=Path, metavar="FIG", required=True, help=".png, .jpg or .webp"
+    )
+    explain.set_defaults(run=commands.explain)
 
 
 def _add_batch(subparsers: Any) -> None:
     batch = subparsers.add_parser(
         "batch",
         parents=[_sampler()],
-        help="swap many pairs from a list",
+        help="swap many pairs from a list or from folders",
+        usage="hsd batch PAIRS.csv -o DIR [options], or hsd batch HEADS BODIES -o DIR [options]",
         description="Swap all pairs of a CSV with the columns head and body (paths relative to "
-        "the CSV) and, optionally, output, seed, person and head_person. A second run resumes: "
+        "the CSV) and, optionally, output, seed, person and head_person; or each of HEADS with "
+        "each of BODIES, which are photos, folders or quoted patterns. A second run resumes: "
         "results with the same seed, weights and options are kept.",
         epilog="Exit status: 0 all done; 1 some pairs failed (see DIR/errors.csv); 2 not done.",
         allow_abbrev=False,
     )
-    batch.add_argument("pairs", type=Path, metavar="PAIRS.csv")
+    batch.add_argument("photos", nargs="+", metavar="PAIRS.csv|HEADS BODIES")
     batch.add_argument("-o", "--output", type=Path, metavar="DIR", required=True)
     batch.add_argument(
         "--batch", type=_whole(1), default=8, metavar="N", help="pairs per batch (default: 8)"
+    )
+    batch.add_argument(
+        "--zip", action="store_true", help="pair the n-th of HEADS with the n-th of BODIES only"
+    )
+    batch.add_argument(
+        "--process",
+        type=_slice,
+        default=(1, 1),
+        metavar="I/N",
+        help="swap every N-th pair from the I-th on, and leave the others to other processes; "
+        "auto: ask Slurm, MPI, the TPU pod or JAX_PROCESS_ID (default: 1/1)",
     )
     batch.set_defaults(run=commands.batch)
 
@@ -191,6 +256,20 @@ def _add_parse(subparsers: Any) -> None:
     parse.add_argument("--weights", default="embedded", metavar="NAME|DIR", help=_WEIGHTS_HELP)
     parse.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parse.set_defaults(run=commands.parse)
+
+
+def _add_verify(subparsers: Any) -> None:
+    verify = subparsers.add_parser(
+        "verify",
+        help="read the provenance mark of an image",
+        description="Print which version and which weights made an image, and who signed it "
+        "(signatures need the extra hsd-jax[c2pa]).",
+        epilog="Exit status: 0 made by hsd_jax; 1 no such mark, which proves little; 2 unreadable.",
+        allow_abbrev=False,
+    )
+    verify.add_argument("image", type=Path, metavar="FILE")
+    verify.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    verify.set_defaults(run=commands.verify)
 
 
 def _add_convert(subparsers: Any) -> None:
@@ -269,6 +348,36 @@ def _sampler() -> argparse.ArgumentParser:
         help="whether the body's skin takes the tone of the new face (default: %(default)s, if "
         "the faces differ visibly)",
     )
+    shared.add_argument(
+        "--align",
+        choices=("shift", "none"),
+        default="shift",
+        help="move the head sideways so that the necks meet, or not (default: %(default)s)",
+    )
+    shared.add_argument(
+        "--region",
+        choices=("head", "hair", "hat", "face", "clothes"),
+        default="head",
+        help="the part to take from HEAD; BODY keeps the rest (default: %(default)s)",
+    )
+    shared.add_argument(
+        "--hair",
+        choices=("source", "target"),
+        default="source",
+        help="whose hair to show: HEAD's, or BODY's around HEAD's face (default: %(default)s)",
+    )
+    shared.add_argument(
+        "--generate",
+        choices=("head", "hair", "clothes"),
+        help="a part to sample anew in its place, different for each --seed",
+    )
+    shared.add_argument(
+        "--label", action="store_true", help="print in a corner that the image is synthetic"
+    )
+    shared.add_argument(
+        "--sign", type=Path, nargs=2, metavar=("CERT.pem", "KEY.pem"),
+        help="sign the provenance mark with your certificate (C2PA; needs the extra hsd-jax[c2pa])",
+    )  # fmt: skip
     shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return shared
 
@@ -282,6 +391,24 @@ def _sampling() -> argparse.ArgumentParser:
         default=1,
         metavar="K",
         help="number of results; further ones are written to OUT-2, OUT-3, ...",
+    )
+    shared.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="write all samples on one contact sheet too"
+    )
+    shared.add_argument(
+        "--layout",
+        type=Path,
+        metavar="PNG",
+        help="use this inpainted layout: a corrected copy of what --save-layout wrote",
+    )
+    shared.add_argument(
+        "--save-layout", type=Path, metavar="PNG", help="write the inpainted layout too"
+    )
+    shared.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="an image of BODY's size, white (or opaque) where BODY may change",
     )
     shared.add_argument(
         "--save-steps",
@@ -306,6 +433,16 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _slice(text: str) -> tuple[int, int] | None:
+    """An argument's type: I/N, or None for "auto"."""
+    if text == "auto":
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give I/N such as 1/4, or auto")
+    return int(number), int(count)
 
 
 if __name__ == "__main__":

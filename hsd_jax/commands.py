@@ -37,7 +37,7 @@ def demo(args: argparse.Namespace) -> None:
         from hsd_jax.labels import get_label_set
 
         labels = weights.read_record(weights.find(args.weights), "unet")["extra"]["labels"]
-        files.save_image(strip(result.stages, get_label_set(labels)), path)
+        files.save_image(strip(result.stages, get_label_set(labels)), path, result.mark)
     _tell({**report, "strip": str(path)}, args.json)
 
 
@@ -45,15 +45,18 @@ def batch(args: argparse.Namespace) -> int:
     """`hsd batch`; returns 1 if any pair failed."""
     from hsd_jax import batch as batches
     from hsd_jax import weights
+    from hsd_jax.swapping.edits import Edit
 
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"{args.output} is a file: give a folder")
-    jobs = batches.read_jobs(args.pairs, args.seed)
-    folder = weights.find(args.weights)
+    jobs, base = _jobs(args)
+    credentials, process_of = _credentials(args), _process_of(args.process)
+    folder, edit = weights.find(args.weights), Edit.of(args.region, args.hair)
     settings = batches.Settings(
-        weights.fingerprint(folder), args.solver, args.steps, args.preserve, args.skin_tone
-    )
-    run = batches.Batch(jobs, args.output, args.pairs.parent, settings)
+        weights.fingerprint(folder), args.solver, args.steps, args.preserve, args.skin_tone,
+        args.align, edit.region, args.generate, args.label,
+    )  # fmt: skip
+    run = batches.Batch(jobs, args.output, base, settings, credentials, process_of)
     with Progress(unit="pair") as progress:
         if run.todo:
             progress.stage("loading the weights ...")
@@ -62,8 +65,9 @@ def batch(args: argparse.Namespace) -> int:
             from hsd_jax.swap import HeadSwapper
             from hsd_jax.swapping.spec import Sampling
 
-            size = min(args.batch, len(run.todo))
-            swapper = HeadSwapper(folder, size, jax.devices())
+            # By the whole list, so that every process and every resumed run computes alike.
+            size = min(args.batch, len(jobs))
+            swapper = HeadSwapper(folder, size, jax.local_devices())
             run.run(swapper, Sampling(args.solver, args.steps), size, progress)
         seconds = progress.seconds
     failed = len(run.errors)
@@ -77,8 +81,65 @@ def batch(args: argparse.Namespace) -> int:
         done = f"{report['swapped']} swapped, {run.skipped} done before"
         print(f"{args.output}: {done}, {failed} failed, in {seconds:.1f} s")
     if failed:
-        tell(f"hsd batch: {args.output / batches.ERRORS} says why")
+        tell(f"hsd batch: {run.errors_path} says why")
     return 1 if failed else 0
+
+
+def _jobs(args: argparse.Namespace) -> tuple[list[Any], Path]:
+    """The pairs, and the folder that their paths start from."""
+    from hsd_jax import batch
+
+    if len(args.photos) == 2:
+        heads, bodies = args.photos
+        return batch.pair_photos(heads, bodies, args.zip, args.seed), Path()
+    if args.zip or len(args.photos) > 2:
+        raise ValueError("give a list PAIRS.csv alone, or HEADS and BODIES (patterns in quotes)")
+    path = Path(args.photos[0])
+    return batch.read_jobs(path, args.seed), path.parent
+
+
+def _process_of(given: tuple[int, int] | None) -> tuple[int, int]:
+    """Which process of how many this is: as told, or as the launcher tells JAX."""
+    if given:
+        return given
+    from hsd_jax.training import processes
+
+    processes.join()
+    import jax
+
+    return jax.process_index() + 1, jax.process_count()
+
+
+def explain(args: argparse.Namespace) -> None:
+    """`hsd explain`."""
+    from hsd_jax.imaging import figure, files
+
+    files.check_output(args.output)
+    _check_not_read(args.output, [args.head, args.body])
+    with Progress() as progress:
+        head, body = (files.read_photo(path) for path in (args.head, args.body))
+        progress.stage("loading the weights ...")
+        from hsd_jax.swap import HeadSwapper
+        from hsd_jax.swapping.edits import Edit
+        from hsd_jax.swapping.spec import Sampling
+
+        swapper = HeadSwapper.from_pretrained(args.weights)
+        sampling = Sampling(args.solver, args.steps)
+        result = swapper(
+            head, body, seed=args.seed, steps=args.steps, solver=args.solver,
+            preserve=args.preserve, skin_tone=args.skin_tone, person=args.person,
+            head_person=args.head_person, keep_steps=True, align=args.align,
+            edit=Edit.of(args.region, args.hair, generate=args.generate),
+            progress=lambda stage: progress.stage(f"{stage} ..."),
+        )  # fmt: skip
+        times = swapper.spec.times(sampling)
+        drawn = figure.explain(result.stages, result.steps, times, swapper.spec.labels)
+        files.save_image(drawn, args.output, result.mark, label=args.label,
+                         credentials=_credentials(args))  # fmt: skip
+        seconds = progress.seconds
+    report = {"output": str(args.output), "outputs": [str(args.output)], "seconds": seconds,
+              "times": times, "warnings": list(result.warnings)}  # fmt: skip
+    _tell(report, args.json)
 
 
 def info(args: argparse.Namespace) -> None:
@@ -110,12 +171,16 @@ def info(args: argparse.Namespace) -> None:
 
 def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict[str, Any]]:
     """Swaps from files to files; returns the first sample's `SwapResult` and the report."""
-    from hsd_jax.imaging import files
+    from hsd_jax.imaging import drawings, files
+    from hsd_jax.imaging.sheets import contact_sheet
 
     outputs = _numbered(args.output, args.samples)
-    for output in outputs:
+    beside = [path for path in (args.sheet, args.save_layout) if path]
+    for output in (*outputs, *beside):
         files.check_output(output)
-        _check_not_read(output, [args.head, args.body])
+        _check_not_read(output, [args.head, args.body, args.layout, args.mask])
+    if args.save_layout and args.save_layout.suffix.lower() != ".png":
+        raise ValueError(f"{args.save_layout}: a layout is a PNG: end the name in .png")
     if args.save_steps:
         if args.save_steps.exists() and not args.save_steps.is_dir():
             raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
@@ -124,11 +189,17 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     # Read the photos first: unreadable ones are reported before JAX starts.
     head, body = (files.read_photo(path) for path in (args.head, args.body))
     files.check_fits(body.pixels, args.output)
+    mask = drawings.open_mask(args.mask) if args.mask else None
 
+    credentials = _credentials(args)
     progress.stage("loading the weights ...")
     from hsd_jax.swap import HeadSwapper
+    from hsd_jax.swapping.edits import Edit
 
     swapper = HeadSwapper.from_pretrained(args.weights)
+    palette = swapper.spec.labels.palette if args.layout or args.save_layout else ()
+    layout = drawings.open_layout(args.layout, palette) if args.layout else None
+    edit = Edit.of(args.region, args.hair, generate=args.generate, layout=layout, mask=mask)
     painting = "painting ..."
     progress.stage(painting if process.has_compiled() else f"compiling (once), then {painting}")
     results = swapper(
@@ -143,6 +214,8 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         person=args.person,
         head_person=args.head_person,
         keep_steps=args.save_steps is not None,
+        align=args.align,
+        edit=edit,
     )
     results = results if isinstance(results, list) else [results]
     first = results[0]
@@ -151,10 +224,17 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         args.save_steps.mkdir(parents=True, exist_ok=True)
         digits = max(2, len(str(len(first.steps))))
         for number, image in enumerate(first.steps, 1):
-            files.save_image(image, args.save_steps / f"step-{number:0{digits}}.png")
+            path = args.save_steps / f"step-{number:0{digits}}.png"
+            files.save_image(image, path, first.mark)
+        files.save_animation(first.steps, args.save_steps / "steps.webp", first.mark)
+    if args.save_layout:
+        files.save_layout(first.photo_layout, args.save_layout, palette)
+    if args.sheet:
+        sheet = contact_sheet([result.image for result in results])
+        files.save_image(sheet, args.sheet, first.mark)
     for output, result in reversed(list(zip(outputs, results, strict=True))):
         # OUT last: if it exists, all outputs do.
-        files.save_image(result.image, output, srgb=result.srgb)
+        result.save(output, label=args.label, credentials=credentials)
     report = {
         "output": str(outputs[0]),
         "outputs": [str(output) for output in outputs],
@@ -166,6 +246,14 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         "seed": args.seed,
     }
     return first, report
+
+
+def _credentials(args: argparse.Namespace) -> Any:
+    if args.sign is None:
+        return None
+    from hsd_jax.imaging.credentials import Credentials
+
+    return Credentials.read(*args.sign)
 
 
 def _tell(report: dict[str, Any], as_json: bool) -> None:
@@ -184,10 +272,10 @@ def _numbered(output: Path, count: int) -> list[Path]:
     return [output, *others]
 
 
-def _check_not_read(output: Path, photos: Sequence[Path]) -> None:
-    for photo in photos:
+def _check_not_read(output: Path, photos: Sequence[Path | None]) -> None:
+    for photo in filter(None, photos):
         if output.exists() and photo.exists() and output.samefile(photo):
-            raise ValueError(f"{output} is also an input photo: give another name")
+            raise ValueError(f"{output} is also an input: give another name")
 
 
 def parse(args: argparse.Namespace) -> None:
@@ -233,6 +321,7 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     import numpy as np
 
     from hsd_jax.imaging import files
+    from hsd_jax.imaging.sheets import numbered_faces
     from hsd_jax.labels import colorize
 
     photo = files.read_photo(path)
@@ -242,7 +331,10 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     if overlay:
         coloured = (image.astype(np.uint16) + colorize(layout, labels)) // 2
         shown = np.where(layout[..., None] == labels.background, image, coloured)
-        files.save_image(shown.astype(np.uint8), overlay, synthetic=False)
+        shown = shown.astype(np.uint8)
+        if len(faces) > 1:
+            shown = numbered_faces(shown, [(face.x, face.y, face.size) for face in faces])
+        files.save_image(shown, overlay, mark=None)
     files.save_layout(layout, target, labels.palette)
     counts = np.bincount(layout.ravel(), minlength=labels.num_classes) / layout.size
     return {
@@ -259,6 +351,23 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
         },
         "warnings": list(photo.notes),
     }
+
+
+def verify(args: argparse.Namespace) -> int:
+    """`hsd verify`; exit status 1 where an image carries no mark."""
+    from hsd_jax.imaging.credentials import signer_of
+    from hsd_jax.imaging.provenance import Mark
+
+    mark, signer = Mark.read(args.image), signer_of(args.image)
+    if args.json:
+        made = None if mark is None else {"version": mark.version, "weights": mark.weights or None}
+        print(json.dumps({"image": str(args.image), "made_by_hsd_jax": made, "signer": signer}))
+    elif mark is None:
+        print(f"{args.image}: no mark of hsd_jax, which does not mean that it is a photograph")
+    else:
+        by = f"hsd_jax {mark.version}, weights {mark.weights or 'unknown'}"
+        print(f"{args.image}: synthetic, made by {by}{f'; signed by {signer}' if signer else ''}")
+    return 1 if mark is None else 0
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -5,23 +5,31 @@ Data flow: `HeadSwapper.pair` crops and parses both photos and aligns the necks;
 `swapping.finish` fits the result to the photos and pastes it back.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.imaging.files import read_photo
+from hsd_jax.imaging.files import read_photo, save_image
+from hsd_jax.imaging.framing import Crop
+from hsd_jax.imaging.provenance import Mark
 from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.swapping.edits import Edit, at_photo
 from hsd_jax.swapping.networks import SwapNetworks
-from hsd_jax.swapping.pair import Pair, aligned, eyes_meet, frame_pair
+from hsd_jax.swapping.pair import Align, Pair, aligned, eyes_meet, frame_pair
 from hsd_jax.swapping.paste import Preserve, paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
 from hsd_jax.swapping.skin import SkinTone, one_skin
 from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
+
+WHOLE_HEAD = Edit()
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,9 @@ class SwapResult:
       faces: the number of faces in the head photo and in the body photo.
       steps: the solver's predictions of the crop, one per step, if `keep_steps` was set.
       stages: intermediate images and layouts of the crop, by name.
+      mark: the provenance mark that `save` writes with the image.
+      crop: the place of the layout in the upright photo.
+      turns: the quarter turns, counter-clockwise, that set the body photo upright.
       srgb: whether the body's file had a colour profile, as then the result's should.
     """
 
@@ -48,11 +59,27 @@ class SwapResult:
     faces: tuple[int, int]
     steps: tuple[np.ndarray, ...]
     stages: dict[str, np.ndarray]
+    mark: Mark = Mark()
+    crop: Crop = Crop(0, 0, 1)
+    turns: int = 0
     srgb: bool = False
+
+    @property
+    def photo_layout(self) -> np.ndarray:
+        """The layout at the size of the body photo, uint8 `[H, W]`, as `Edit` takes one."""
+        upright = np.rot90(self.mask, self.turns)
+        return np.rot90(at_photo(self.layout, self.crop, upright.shape), -self.turns)
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Writes the image with its mark; options and errors are those of `files.save_image`."""
+        save_image(self.image, path, self.mark, srgb=self.srgb, **options)
 
 
 class HeadSwapper:
-    """Swaps heads with one set of weights. It compiles once and takes photos of any size."""
+    """Swaps heads with one set of weights. It compiles once and takes photos of any size.
+
+    Several threads may share one swapper.
+    """
 
     def __init__(
         self, folder: Path, batch: int = 1, devices: Sequence[Device] | None = None
@@ -67,10 +94,15 @@ class HeadSwapper:
         Raises:
           ValueError: if weights are missing, damaged or do not belong together.
         """
-        networks = SwapNetworks.load(folder)
+        networks, self._folder = SwapNetworks.load(folder), folder
         self.spec: SwapSpec = networks.spec
         self._parser = PhotoParser.load(folder, self.spec.size, self.spec.labels)
         self._runner = Runner(networks, batch, devices)
+
+    @cached_property
+    def mark(self) -> Mark:
+        """The provenance mark of these weights' results."""
+        return Mark(weights=weights.fingerprint(self._folder))
 
     @classmethod
     def from_pretrained(
@@ -99,6 +131,9 @@ class HeadSwapper:
         person: int = 1,
         head_person: int = 1,
         keep_steps: bool = False,
+        align: Align = "shift",
+        edit: Edit = WHOLE_HEAD,
+        progress: Callable[[str], None] | None = None,
     ) -> Any:
         """Puts the head of one photo on the body of another.
 
@@ -116,6 +151,10 @@ class HeadSwapper:
           person: which person of the body photo to use; 1 is the one with the largest face.
           head_person: the same for the head photo.
           keep_steps: whether to return the solver's prediction at each step.
+          align: "shift" moves the head sideways so that the necks meet, "none" does not.
+          edit: swaps a region other than the head, samples one, or takes a drawn layout or a mask.
+          progress: called with the name of each stage before it begins ("parsing", "painting",
+            "finishing"); an exception that it raises cancels the swap and reaches the caller.
 
         Returns:
           A `SwapResult`, or a list of them if `samples` is more than 1.
@@ -127,10 +166,12 @@ class HeadSwapper:
         self._check(samples, sampling, preserve)
         self._parser.prepare()
         self._runner.prepare(samples, sampling)
+        _enter("parsing", progress)
         pair = self.pair(
-            head, body, person=person, head_person=head_person, skin_tone=skin_tone
-        )
-        (results,) = self.paint([pair], [seed], samples, sampling, preserve)
+            head, body, person=person, head_person=head_person, skin_tone=skin_tone, align=align,
+            edit=edit,
+        )  # fmt: skip
+        (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress)
         return results[0] if samples == 1 else results
 
     def pair(
@@ -141,16 +182,31 @@ class HeadSwapper:
         person: int = 1,
         head_person: int = 1,
         skin_tone: SkinTone = "auto",
+        align: Align = "shift",
+        edit: Edit = WHOLE_HEAD,
     ) -> Pair:
         """Crops and parses both photos and aligns their necks; arguments are those of a call."""
         photos = read_photo(head, "the head photo"), read_photo(body, "the body photo")
+        edit.check(self.spec.labels, photos[1].pixels)
+        if align not in get_args(Align):
+            raise ValueError(f"align is {align!r}: use one of {', '.join(get_args(Align))}")
         source, target = frame_pair(self._parser, *photos, head_person, person)
-        eyes = np.array([eyes_meet(source, target)])
-        shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
-        pair = aligned(source, target, int(shifts[0]), layouts[0])
+        edit.check_head(source.layout, self.spec.labels, photos[0].name)
+        pair = Pair(source, target, 0)
+        if align == "shift":
+            eyes = np.array([eyes_meet(source, target)])
+            shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
+            pair = aligned(source, target, int(shifts[0]), layouts[0])
+        edit = edit.turned(target.turns)
         notes = tuple(note for photo in photos for note in photo.notes)
-        pair = replace(pair, notes=notes, srgb=photos[1].srgb)
-        return one_skin(pair, self.spec, skin_tone)
+        pair = replace(
+            pair, edit=edit, persons=(head_person, person), notes=notes, srgb=photos[1].srgb
+        )
+        if not edit.keeps_face:
+            return pair
+        toned = one_skin(pair, self.spec, skin_tone)
+        photo = edit.limited(toned.body.photo, target.photo)
+        return replace(toned, body=replace(toned.body, photo=photo))
 
     def paint(
         self,
@@ -159,21 +215,23 @@ class HeadSwapper:
         samples: int = 1,
         sampling: Sampling = DEFAULT_SAMPLING,
         preserve: Preserve = "photo",
+        progress: Callable[[str], None] | None = None,
     ) -> list[list[SwapResult]]:
         """Swaps a batch of pairs.
 
         Args:
-          pairs: results of `pair`, any number.
+          pairs: results of `pair`, any number, whose edits are of one region.
           seeds: one for each pair.
           samples: the number of results for each pair.
           sampling: the solver and its steps.
-          preserve: as for a call.
+          preserve, progress: as for a call.
 
         Returns:
           A list of `samples` results for each pair.
         """
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
         plan = self._runner.plan_pairs(pairs)
+        _enter("painting", progress)
         painted = self._runner.paint(
             _stack(heads, "image"), _stack(bodies, "image"), plan,
             seeds=np.array(seeds, np.uint32),
@@ -181,6 +239,7 @@ class HeadSwapper:
             sampling=sampling,
         )  # fmt: skip
         history = painted.history
+        _enter("finishing", progress)
         return [
             [
                 self._finished(
@@ -201,14 +260,19 @@ class HeadSwapper:
         steps: tuple[np.ndarray, ...],
     ) -> SwapResult:
         head, body = pair.head, pair.body
-        pasted = paste_back(pair, plan, image, self.spec, preserve)
+        edit = pair.edit
+        pasted = paste_back(pair, plan, image, edit.finish(self.spec), preserve)
+        result, notes = edit.limited(pasted.image, body.photo), pair.warnings(self.spec.labels)
+        if np.array_equal(result, body.photo):
+            notes += ("nothing is changed: the result is the body photo",)
         # A photo that was turned upright is given back as it was.
-        whole, mask = (np.rot90(x, -body.turns) for x in (pasted.image, pasted.mask))
+        arrays = result, edit.limited(pasted.mask, 0.0)
+        result, mask = (np.ascontiguousarray(np.rot90(x, -body.turns)) for x in arrays)
         return SwapResult(
-            image=np.ascontiguousarray(whole),
+            image=result,
             layout=plan.layout,
-            mask=np.ascontiguousarray(mask),
-            warnings=pair.warnings(self.spec.labels),
+            mask=mask,
+            warnings=notes,
             shift=pair.shift,
             faces=(head.faces, body.faces),
             steps=steps,
@@ -219,9 +283,14 @@ class HeadSwapper:
                 "body_layout": body.layout,
                 "blended": plan.blended,
                 "inpainted": plan.layout,
+                "kept_head": plan.head,
+                "kept_body": plan.body,
                 "decoded": image,
                 "result": pasted.crop,
             },
+            mark=self.mark,
+            crop=body.crop,
+            turns=body.turns,
             srgb=pair.srgb,
         )
 
@@ -231,6 +300,12 @@ class HeadSwapper:
         if preserve not in ("photo", "latents"):
             raise ValueError(f"preserve is {preserve!r}: use 'photo' or 'latents'")
         self.spec.times(sampling)  # raises for a bad solver or number of steps
+
+
+def _enter(stage: str, progress: Callable[[str], None] | None) -> None:
+    _LOG.debug(stage)
+    if progress is not None:
+        progress(stage)
 
 
 def _stack(people: Sequence[Any], name: str) -> np.ndarray:

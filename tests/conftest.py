@@ -7,6 +7,7 @@ are not to be changed by a test.
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 
 # Two workers on two cores: each keeps to one, and XLA and BLAS make no more threads than that.
@@ -40,6 +41,19 @@ jaxtyping.install_import_hook("hsd_jax", "typed.typed")
 # The longest start first. What test_swap compiles, test_cli and test_window find in the cache.
 _FIRST = ("swap", "sizes", "conv", "unet", "autoencoder", "fusion", "reconstruction", "resume")
 
+
+def _connect_within(connect):
+    def only_this_machine(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise RuntimeError(f"a test asks the network for {address}")
+        return connect(self, address)
+
+    return only_this_machine
+
+
+# No test, and so no swap, training step or conversion, reaches beyond this machine.
+socket.socket.connect = _connect_within(socket.socket.connect)
+socket.socket.connect_ex = _connect_within(socket.socket.connect_ex)
 
 # These hold networks against PyTorch's with parameters and inputs that are host arrays.
 _HOST_ARRAYS = ("test_convert", "test_perceptual.py", "test_inception.py")

@@ -93,6 +93,7 @@ def test_a_run_goes_on_and_tells_what_failed(tmp_path, folder, capsys):
     )  # fmt: skip
     out = tmp_path / "out"
     command = ["batch", str(pairs), "-o", str(out), "--weights", str(folder), "--json"]
+    command += ["--batch", "2"]
     assert cli.main(command) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["swapped"], told["skipped"], told["failed"]) == (2, 0, 3)
@@ -134,3 +135,76 @@ def test_a_result_is_the_one_of_a_swap_alone(tmp_path, folder, capsys):
     assert cli.main(["swap", str(head), str(body), "-o", str(alone), "--seed", "3", *both]) == 0
     mine, other = (np.asarray(Image.open(path), int) for path in (tmp_path / "out/both.png", alone))
     assert np.abs(mine - other).max() <= 1
+
+
+def photos(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_folders_and_patterns_are_paired(tmp_path):
+    heads, bodies = (
+        photos(tmp_path / "heads", "b.png", "a.JPG", "notes.txt"),
+        photos(tmp_path / "bodies", "1.webp", "2.png"),
+    )
+    jobs = batch.pair_photos(str(heads), str(bodies), seed=5)
+    assert [(Path(job.head).name, Path(job.body).name) for job in jobs] == [
+        ("a.JPG", "1.webp"), ("a.JPG", "2.png"), ("b.png", "1.webp"), ("b.png", "2.png")
+    ]  # fmt: skip
+    assert jobs[0] == batch.Job(str(heads / "a.JPG"), str(bodies / "1.webp"), "a_on_1.png", 5, 1, 1)
+    zipped = batch.pair_photos(str(heads), str(bodies), zipped=True)
+    assert [job.output for job in zipped] == ["a_on_1.png", "b_on_2.png"]
+    alone = batch.pair_photos(str(heads / "b.png"), str(tmp_path / "bod*" / "*.png"))
+    assert [job.output for job in alone] == ["b_on_2.png"]
+    own = batch.pair_photos(str(bodies), str(bodies))  # none on itself
+    assert [job.output for job in own] == ["1_on_2.png", "2_on_1.png"]
+
+
+def test_photos_that_make_no_pairs_are_refused(tmp_path, capsys):
+    heads = str(photos(tmp_path / "heads", "a.png", "b.png"))
+    twins = str(photos(tmp_path / "twins", "a.png", "a.jpg"))
+    one = str(photos(tmp_path / "one", "1.png"))
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ((heads, str(tmp_path / "empty")), "matches none"),
+        ((heads, str(tmp_path / "*.gif")), "matches none"),
+        ((heads, one, True), "has 2 photos and .* 1: --zip needs as many"),
+        ((twins, one), "two pairs would write a_on_1.png"),
+        ((f"{one}/1.png", f"{one}/1.png"), "are one photo"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            batch.pair_photos(*arguments)
+    out = ["-o", str(tmp_path / "out")]
+    for arguments in (["batch", heads, one, one, *out], ["batch", "pairs.csv", "--zip", *out]):
+        assert cli.main(arguments) == 2
+        assert "HEADS and BODIES" in capsys.readouterr().err
+    assert cli.main(["batch", heads, one, *out, "--process", "3/2"]) == 2
+    assert "give I/N such as 1/4" in capsys.readouterr().err
+
+
+def test_processes_share_a_run_and_change_no_byte(tmp_path, folder, capsys):
+    """Three pairs by one process, and by two."""
+    head, body = find_photos()
+    for name, photo in (("body.png", body), ("head.jpg", head)):
+        shutil.copyfile(photo, tmp_path / name)
+    rows = ["head.jpg,body.png,a.png", "body.png,body.png,b.png", "body.png,head.jpg,c.png"]
+    pairs = listed(tmp_path / "pairs.csv", *rows, columns="head,body,output")
+
+    def run(out: str, *options: str) -> dict:
+        command = ["batch", str(pairs), "-o", str(tmp_path / out), "--weights", str(folder)]
+        assert cli.main([*command, "--json", "--batch", "2", *options]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert run("one")["swapped"] == 3
+    assert run("two", "--process", "1/2")["swapped"] == 2
+    assert run("two", "--process", "2/2")["swapped"] == 1
+    assert {path.name for path in (tmp_path / "two").glob("*.jsonl")} == {
+        "report-1-of-2.jsonl", "report-2-of-2.jsonl"
+    }  # fmt: skip
+    assert run("two")["skipped"] == 3  # what several made counts for one
+    for name in ("a.png", "b.png", "c.png"):
+        one, two = (tmp_path / out / name for out in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    assert run("two", "--align", "none")["swapped"] == 3  # other options are another result

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ import hsd_jax
 from hsd_jax import cli
 from hsd_jax.imaging import demo, files, modes
 from hsd_jax.labels import HALFBODY9
+from hsd_jax.swapping.edits import Edit
 
 _EMBEDDED = Path(hsd_jax.__file__).parent / "weights/embedded/unet.json"
 needs_weights = pytest.mark.skipif(not _EMBEDDED.exists(), reason="no embedded weights to run")
@@ -169,14 +172,17 @@ class _FakeSwapper:
     """Paints the body's photo red at one corner, and remembers what it was asked."""
 
     asked: dict
+    edit: Any
     failure: BaseException | None = None
 
-    def __call__(self, head, body, *, samples, keep_steps, **options):
+    spec = types.SimpleNamespace(labels=HALFBODY9)
+
+    def __call__(self, head, body, *, samples, keep_steps, edit, **options):
         from hsd_jax.swap import SwapResult
 
         if self.failure:
             raise self.failure
-        type(self).asked = options
+        type(self).asked, type(self).edit = options, edit
         image = body.pixels.copy()
         image[:16, :25] = [255, 0, 0]
         steps = tuple(np.full((256, 256, 3), n, np.uint8) for n in range(3 if keep_steps else 0))
@@ -209,17 +215,18 @@ def test_swap_passes_its_options_on(tmp_path, pair, swapper):
     assert cli.main(["swap", *pair, "-o", out]) == 0
     assert swapper.asked == {
         "seed": 0, "steps": None, "solver": "dpmpp", "person": 1, "head_person": 1,
-        "preserve": "photo", "skin_tone": "auto",
+        "preserve": "photo", "skin_tone": "auto", "align": "shift",
     }  # fmt: skip
     options = (
         "--seed 7 --steps 9 --solver ddim --person 2 --head-person 3 --preserve latents "
-        "--skin-tone keep"
+        "--skin-tone keep --align none --region hair --generate clothes"
     ).split()
     assert cli.main(["swap", *pair, "-o", out, *options]) == 0
     assert swapper.asked == {
         "seed": 7, "steps": 9, "solver": "ddim", "person": 2, "head_person": 3,
-        "preserve": "latents", "skin_tone": "keep",
+        "preserve": "latents", "skin_tone": "keep", "align": "none",
     }  # fmt: skip
+    assert swapper.edit == Edit("hair", "clothes")
 
 
 def test_swap_says_where_it_wrote_and_what_to_know(capsys, tmp_path, pair, swapper):
@@ -257,7 +264,9 @@ def test_swap_writes_samples_steps_and_one_json_object(capsys, tmp_path, pair, s
     }
     assert all(files.open_photo(path).shape == (64, 100, 3) for path in outputs)
     names = sorted(path.name for path in steps.iterdir())
-    assert names == ["step-01.png", "step-02.png", "step-03.png"]
+    assert names == ["step-01.png", "step-02.png", "step-03.png", "steps.webp"]
+    with Image.open(steps / "steps.webp") as film:
+        assert film.n_frames == 3 and film.size == (256, 256)
     assert (files.open_photo(steps / "step-03.png") == 2).all()
 
 
@@ -412,6 +421,7 @@ def test_the_demo_saves_its_steps(demo_run):
     steps = sorted((folder / "steps").iterdir())
     assert len(steps) >= 2 and steps[0].name == "step-01.png"
     assert all(files.open_photo(path).shape == (256, 256, 3) for path in steps)
+    assert steps[-1].name == "steps.webp"
 
 
 @needs_weights

@@ -45,7 +45,7 @@ def test_the_seeds_are_what_the_readers_know(tmp_path):
 
 
 @settings(
-    max_examples=40, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     size=st.sampled_from([(512, 512), (512, 1024), (64, 64), (1, 1)]),

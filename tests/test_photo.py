@@ -387,7 +387,7 @@ def test_lossless_formats_keep_every_pixel(tmp_path, ending):
 
 
 def test_what_is_not_synthetic_carries_no_provenance(tmp_path):
-    files.save_image(_image(), tmp_path / "a.png", synthetic=False)
+    files.save_image(_image(), tmp_path / "a.png", mark=None)
     with Image.open(tmp_path / "a.png") as image:
         assert not image.getexif() and "Description" not in image.info
 

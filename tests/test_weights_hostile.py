@@ -155,7 +155,7 @@ ANYTHING = st.recursive(
 
 @pytest.mark.untyped
 @settings(
-    max_examples=100, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), value=ANYTHING, part=st.sampled_from(PARTS))
 def test_any_value_anywhere_in_a_json_is_weights_or_a_refusal(loaded, folder, data, value, part):

@@ -5,9 +5,7 @@ The extractor is part of every distance's name (`distance_names`). Only the Ince
 no download, give FD-hsd and KD-hsd.
 """
 
-import hashlib
 import os
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +21,8 @@ from jaxtyping import Float, UInt8
 from hsd_jax import weights
 from hsd_jax.models import apply
 from hsd_jax.runtime import cache
-from hsd_jax.runtime.files import atomic, write_bytes
+from hsd_jax.runtime.download import fetch
+from hsd_jax.runtime.files import atomic
 
 BATCH = 16
 INCEPTION_URL = (
@@ -32,7 +31,6 @@ INCEPTION_URL = (
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 INCEPTION_ENV = "HSD_INCEPTION"
-_TIMEOUT = 30  # seconds without an answer
 
 
 class Extractor(Protocol):
@@ -173,18 +171,13 @@ def find_inception() -> Path:
     if path.is_file():
         return path
     try:
-        with urllib.request.urlopen(INCEPTION_URL, timeout=_TIMEOUT) as answer:
-            data = answer.read()
+        fetch(INCEPTION_URL, INCEPTION_SHA256, path)
     except OSError as error:
         raise ValueError(
-            f"the weights of InceptionV3 cannot be fetched ({error}): download {INCEPTION_URL} "
+            f"the weights of InceptionV3 cannot be downloaded ({error}): download {INCEPTION_URL} "
             f"elsewhere and give it as inception=FILE or in {INCEPTION_ENV}, or use the "
             "extractor hsd"
         ) from error
-    if hashlib.sha256(data).hexdigest() != INCEPTION_SHA256:
-        raise ValueError(f"{INCEPTION_URL} has another checksum than {INCEPTION_SHA256}: not used")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, data)
     return path
 
 

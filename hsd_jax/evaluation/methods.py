@@ -12,6 +12,7 @@ from hsd_jax.evaluation import baselines
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.evaluation.regions import ALIGNMENTS, Alignment, Staged, stage
 from hsd_jax.imaging import files
+from hsd_jax.imaging.provenance import Mark
 from hsd_jax.labels import LabelSet
 from hsd_jax.runtime.console import Progress
 
@@ -163,7 +164,8 @@ def _make_baselines(
         staged = staged_pair(pair, people, frame, entries[missing[0]].aligned)
         for name in missing:
             image = baseline(name, staged, people.labels)
-            files.save_image(image, entries[name].path(pair), synthetic=name != "body-photo")
+            mark = None if name == "body-photo" else Mark()
+            files.save_image(image, entries[name].path(pair), mark)
 
 
 def staged_pair(pair: Pairing, people: People, frame: str, aligned: Alignment) -> Staged:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+from hsd_jax.imaging.sheets import captioned
 
 if TYPE_CHECKING:
     from hsd_jax.labels import LabelSet
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 # Both are in the public domain: portraits of Grace Hopper (US Navy) and Eileen Collins (NASA).
 _HEAD = ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")
 _BODY = ("skimage", "data/astronaut.png")
-_TILE, _MARGIN, _CAPTION = 256, 16, 32
 
 
 def find_photos() -> tuple[Path, Path]:
@@ -53,12 +53,4 @@ def strip(stages: Mapping[str, np.ndarray], labels: "LabelSet") -> np.ndarray:
         ("holes inpainted", colorize(stages["inpainted"], labels)),
         ("result", stages["result"]),
     ]
-    width = _MARGIN + len(tiles) * (_TILE + _MARGIN)
-    canvas = Image.new("RGB", (width, _CAPTION + _TILE + _MARGIN), "white")
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=18)
-    for index, (caption, tile) in enumerate(tiles):
-        left = _MARGIN + index * (_TILE + _MARGIN)
-        draw.text((left, _CAPTION // 2), caption, fill="black", font=font, anchor="lm")
-        canvas.paste(Image.fromarray(tile), (left, _CAPTION))
-    return np.asarray(canvas)
+    return captioned([tiles])

@@ -1,31 +1,31 @@
 """Image files: opens, orients and saves them, with a provenance mark.
 
-No other module knows file formats. Everywhere else a photo is uint8 `[H, W, 3]` in sRGB.
+Beside `provenance` and `drawings`, no other module knows file formats. Everywhere else a photo is
+uint8 `[H, W, 3]` in sRGB.
 """
 
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-import hsd_jax
 from hsd_jax.imaging import modes
+from hsd_jax.imaging.credentials import Credentials
+from hsd_jax.imaging.provenance import Mark, labelled
 from hsd_jax.runtime.files import atomic, check_folder
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 64
-PROVENANCE = (
-    "Synthetic image: head swapped by hsd_jax {version} (HS-Diffusion, arXiv 2212.06458). "
-    "Do not present it as a photograph."
-)
+_UNKNOWN = Mark()  # of this version, by unknown weights
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # the longest side that a format can hold
 # What is tried, the usual first. Not all that Pillow knows: EPS, say, would start Ghostscript.
@@ -176,14 +176,22 @@ def _photo(image: Image.Image, name: str, notes: tuple[str, ...] = ()) -> Photo:
 
 
 def save_image(
-    image: np.ndarray, path: str | Path, synthetic: bool = True, srgb: bool = False
+    image: np.ndarray,
+    path: str | Path,
+    mark: Mark | None = _UNKNOWN,
+    *,
+    label: bool = False,
+    credentials: Credentials | None = None,
+    srgb: bool = False,
 ) -> None:
     """Writes an image atomically, as PNG, JPEG or WebP by its suffix.
 
     Args:
       image: uint8 `[H, W, 3]`.
       path: the file; its folder must exist.
-      synthetic: whether to add the provenance text (PNG text chunk, EXIF image description).
+      mark: the provenance mark to write with it; None for an image that is not synthetic.
+      label: whether to print in a corner that the image is synthetic.
+      credentials: who signs the mark; None for nobody.
       srgb: whether to embed sRGB's profile; without one, readers assume these colours.
 
     Raises:
@@ -198,17 +206,33 @@ def save_image(
         options = {"lossless": True}
     if srgb:
         options["icc_profile"] = modes.srgb_profile()
-    if synthetic:
-        text = PROVENANCE.format(version=hsd_jax.__version__)
-        exif = Image.Exif()
-        exif[ExifTags.Base.ImageDescription] = text
-        exif[ExifTags.Base.Software] = f"hsd_jax {hsd_jax.__version__}"
-        options["exif"] = exif
-        if format_ == "PNG":
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            options["pnginfo"].add_text("Description", text)
-            options["pnginfo"].add_text("Software", f"hsd_jax {hsd_jax.__version__}")
-    _write(Image.fromarray(image), path, format_, options)
+    marked = {} if mark is None else mark.save_options(format_)
+    sign = None
+    if mark is not None and credentials is not None:
+        sign = partial(credentials.sign, format_=format_, mark=mark)
+    shown = Image.fromarray(labelled(image) if label else image)
+    _write(shown, path, format_, options | marked, sign)
+
+
+def save_animation(
+    images: Sequence[np.ndarray], path: Path, mark: Mark | None = _UNKNOWN, seconds: float = 3.0
+) -> None:
+    """Writes images as an animated WebP that repeats, atomically.
+
+    Args:
+      images: uint8 `[H, W, 3]`, at least one; the last one is shown longest.
+      path: the file; its folder must exist.
+      mark: as for `save_image`.
+      seconds: the length without the last image.
+
+    Raises:
+      ValueError: if the file cannot be written.
+    """
+    first, *others = map(Image.fromarray, images)
+    durations = [round(1000 * seconds / len(images))] * len(others) + [1500]
+    options = {"save_all": True, "append_images": others, "duration": durations, "loop": 0,
+               "quality": 90, **({} if mark is None else mark.save_options("WEBP"))}  # fmt: skip
+    _write(first, path, "WEBP", options)
 
 
 def save_layout(
@@ -235,10 +259,18 @@ def save_layout(
     _write(image, path, "PNG", {})
 
 
-def _write(image: Image.Image, path: Path, format_: str, options: dict[str, Any]) -> None:
+def _write(
+    image: Image.Image,
+    path: Path,
+    format_: str,
+    options: dict[str, Any],
+    sign: Callable[[bytes], bytes] | None = None,
+) -> None:
     try:
         with atomic(path) as temporary:
             image.save(temporary, format=format_, **options)
+            if sign is not None:
+                temporary.write_bytes(sign(temporary.read_bytes()))
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""A face in a photo: where it is, how sure that is, and the square that frames its person."""
+"""A face in a photo: its place, the confidence that it is one, and the crop for its person."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from hsd_jax.imaging.files import MIN_SIDE
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.parsing.landmarks import TRUSTED, Landmarks
 
-REFUSED, SURE = 0.2, 0.6  # confidences: nothing below the first is a face, from the second on it is
-# Of the confidence: weights and bias, and a certainty below which small faces have theirs.
+REFUSED, SURE = 0.2, 0.6  # confidences: less than the first is refused, than the second doubted
+# The regression's weights and bias, and the least certainty that counts: small faces have less.
 _SEEN, _CERTAIN, _BIAS, _LEAST = 0.985, 34.25, -31.36, 0.68
-# Of training images: the square root of the face's area as a share of the crop's side, and the row
-# of its centroid. 1,985 half-body street photos (medians 0.209, 0.342), 615 portraits.
+# Medians of training images: the square root of the face's area and the row of its centroid, as
+# shares of the crop's side (1,985 half-body street photos, 615 portraits).
 _HALF_BODY = (0.209, 0.342)
 _PORTRAIT = (0.475, 0.51)
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face in a photo: centroid and square root of its mask's area, in the photo's pixels."""
+    """The centroid of a face and the square root of its area, in the photo's pixels."""
 
     x: float
     y: float
     size: float
     certainty: float = 1.0
-    """Of the parser, around it: the mean probability of the likeliest classes."""
+    """The mean probability of the parser's most probable classes around the face."""
     landmarks: Landmarks | None = None
 
     @property
     def confidence(self) -> float:
-        """0 to 1, that it is a face and not hidden; 1 by weights without landmarks.
+        """The confidence that this is a visible face, 0 to 1; 1 without a landmark network.
 
-        A logistic regression on what the landmark network says and how sure the parser is of what
-        is around: it is of people, and not of a cat's fur (docs/faces.md).
+        A logistic regression on the landmark network's confidence and the parser's certainty, which
+        is low around a cat's face, for instance (docs/faces.md).
         """
         if self.landmarks is None:
             return 1.0
@@ -44,23 +44,23 @@ class Face:
         return float(1 / (1 + np.exp(-score)))
 
     def crop(self, share: float) -> Crop:
-        """The square around it of which its size is `share`.
+        """The square around the face whose side is the face's size divided by `share`.
 
-        The face's mask places it: the centroid comes to the middle column, and to the row that it
-        has in training images of that share.
+        The centroid is put in the middle column, and in the row that faces of this share have in
+        training images.
         """
         side = max(MIN_SIDE, round(self.size / share))
         return Crop(round(self.x - 0.5 * side), round(self.y - _face_row(share) * side), side)
 
     def aligns_with(self, other: "Face") -> bool:
-        """Whether the landmarks of both are to be trusted."""
+        """Whether the landmarks of both faces are reliable."""
         found = self.landmarks, other.landmarks
         return all(marks is not None and marks.confidence >= TRUSTED for marks in found)
 
     def crop_like(self, other: "Face", crop: Crop) -> Crop | None:
-        """The square in which its eyes are where those of `other` are in `crop`, as far apart.
+        """The square that shows this head at the place and size that `other`'s has in `crop`.
 
-        None where their landmarks are not to be trusted.
+        The points between the eyes coincide. None if the landmarks of either are not reliable.
         """
         if not self.aligns_with(other):
             return None
@@ -71,11 +71,11 @@ class Face:
         return Crop(round(float(left)), round(float(top)), side)
 
     def share_in(self, photo: np.ndarray) -> float:
-        """The share of a crop that suits the photo: half-body where it shows that much.
+        """The share of the crop that suits the photo: half-body if the photo shows that much.
 
         The paper's crops are all half-body (eyes at 0.29 of the height, 2.25 times FFHQ's square).
-        A close-up holds less; a half-body square around it would be mostly empty and the face few
-        pixels wide, so the crop closes in until the photo fills it, down to portraits' framing.
+        Around a close-up such a square would be mostly empty and the face few pixels wide, so the
+        crop shrinks until the photo fills it, but no further than a portrait's framing.
         """
         fills = self.size / (1.1 * max(photo.shape[:2]))
         return float(np.clip(fills, _HALF_BODY[0], _PORTRAIT[0]))

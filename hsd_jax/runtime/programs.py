@@ -7,6 +7,7 @@ sets; without it, a `Program` is `jax.jit`.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -36,6 +37,7 @@ _COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
 _DIGEST = 32  # bytes before each kept program
+_LOG = logging.getLogger(__name__)
 
 
 class Program:
@@ -67,11 +69,17 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         key = _shapes(args)
-        if key not in self._ready:
-            self._ready[key] = Future()
-            self._ready[key].set_result(self._load(args))
+        own: Future[Callable[..., Any]] = Future()
+        ready = self._ready.setdefault(key, own)  # atomic: of several threads one compiles
+        if ready is own:
+            try:
+                own.set_result(self._load(args))
+            except BaseException as error:
+                del self._ready[key]
+                own.set_exception(error)
+                raise
         with jax.transfer_guard("allow"):  # a user's guard is not meant for these
-            return self._ready[key].result()(*args)
+            return ready.result()(*args)
 
     def prepare(self, *args: Any) -> None:
         """Loads the cached program for arguments like these in the background.
@@ -98,6 +106,7 @@ class Program:
         path = self._path(args)
         if path is None:
             return self.jitted()
+        _LOG.debug("loading the program %s", self.name)
         exported = _read(path)
         if exported is None:
             try:

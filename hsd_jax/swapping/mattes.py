@@ -4,7 +4,7 @@ Hard masks would cut off strands of the new head, keep a rim of its old backgrou
 leave strands of the old head in the air.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,6 +22,7 @@ _INSIDE = 10
 _STRAND, _SOLID = 0.05, 0.3  # alpha of hair before an even background, and more before a busy one
 _NEAR_HAIR = 12.0  # pixels at 256 over which alphas before busy backgrounds lose all trust
 _EVEN_TO_BUSY, _PATTERN = (3.0, 12.0), 3.0  # standard deviations of grey, over this many pixels
+_BRIM = 1.5  # pixels at 256 by which the parser's outline of a hat may be wrong
 _HAZE = 0.08  # false alpha on patterned backgrounds
 _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 
@@ -46,7 +47,13 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
     image = framing.take(head.photo, head.crop, size)
     layout = framing.enlarge(head.layout, size)
     alpha, zone = _matte(image, layout, spec.labels, size, spec.finish.hair)
-    alpha = np.clip((alpha - _HAZE) / (1 - 2 * _HAZE), 0, 1).astype(np.float32)
+    far = np.asarray(ndimage.distance_transform_edt(~np.isin(layout, spec.labels.head)))
+    far *= 256 / size
+    alpha = np.clip((alpha - _HAZE) / (1 - 2 * _HAZE), 0, 1)
+    # A hat has no strands; those before a busy background cannot be told from it.
+    stray = (far > 0) & (alpha < _least_alpha(image, far) - _STRAND)
+    stray |= (far > _BRIM) & _along_hat(layout, spec.labels)
+    alpha = np.where(stray, 0, alpha).astype(np.float32)
     soft = ndimage.gaussian_filter(zone.astype(np.float32), size / 256)
     return Matte(alpha, soft)
 
@@ -64,6 +71,15 @@ def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     far = np.asarray(ndimage.distance_transform_edt(~head)) * 256 / size
     found = (alpha > _least_alpha(body.image, far)) & zone & ~head
     return np.asarray(ndimage.binary_dilation(found, iterations=max(1, round(_NEAR * size / 256))))
+
+
+def _along_hat(layout: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """Where the nearest part of the head is a hat."""
+    head = np.isin(layout, labels.head)
+    if "hat" not in labels.classes or not head.any():
+        return np.zeros(layout.shape, bool)
+    nearest: Any = ndimage.distance_transform_edt(~head, return_indices=True)
+    return layout[tuple(nearest[1])] == labels.index("hat")
 
 
 def _least_alpha(image: np.ndarray, far: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ everything works on any leading dimensions and under `jax.jit` with the `LabelSe
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer, Num, Shaped
 
 from hsd_jax.labels import LabelSet
+from hsd_jax.parsing.complexion import skin_classes
 
 Layout = Integer[Array | np.ndarray, "*batch h w"]
 LayoutOut = Integer[Array, "*batch h w"]
@@ -53,8 +54,42 @@ def _check_pair(first: Layout, second: Layout) -> None:
         )
 
 
-def regions(layout_head: Layout, layout_body: Layout, labels: LabelSet) -> Regions:
+Region = Literal["head", "hair", "hat", "face", "clothes"]
+REGIONS: tuple[Region, ...] = get_args(Region)
+_NAMES = {"hair": ("hair",), "hat": ("hat", "headwear")}
+
+
+def region_classes(region: Region, labels: LabelSet) -> tuple[int, ...]:
+    """Returns the classes that a swap of this region takes from the head photo.
+
+    "head" is the whole head (Algorithm 1). The others are for local replacement (section 5.1):
+    "hair", "hat", "face" (the head without both) and "clothes" (the body without bare skin).
+
+    Raises:
+      ValueError: if the region is unknown, or `labels` has no class for it.
+    """
+    named = {
+        name: tuple(i for i, label in enumerate(labels.classes) if label in found)
+        for name, found in _NAMES.items()
+    }
+    named["head"] = labels.head
+    named["face"] = tuple(i for i in labels.head if i not in named["hair"] + named["hat"])
+    named["clothes"] = tuple(i for i in labels.body if i not in skin_classes(labels))
+    if region not in named:
+        raise ValueError(f"unknown region {region!r}: use one of {', '.join(REGIONS)}")
+    if not named[region]:
+        raise ValueError(f"label set {labels.name!r} has no class for the region {region!r}")
+    return named[region]
+
+
+def regions(
+    layout_head: Layout, layout_body: Layout, labels: LabelSet, region: Region = "head"
+) -> Regions:
     """The three masks of Algorithm 1, from the two (neck-aligned) layouts.
+
+    For a region other than the head they are those of local replacement (section 5.1): m_H is the
+    region in the head photo, m_B everything else of the body photo but its background. A face is
+    cut to the body photo's face, and clothes stay behind the body photo's head.
 
     Deviation: where one person's head overlaps the other's body, such as long hair on clothes, the
     paper's m_H and m_B overlap and its m_r would be negative. Here the head is in front.
@@ -63,28 +98,37 @@ def regions(layout_head: Layout, layout_body: Layout, labels: LabelSet) -> Regio
       layout_head: the layout whose head is kept, already shifted by `neck_shift`.
       layout_body: the layout whose body is kept, of the same shape.
       labels: the label set of both.
+      region: the part that the head photo gives, see `region_classes`.
 
     Raises:
       ValueError: if the shapes differ.
     """
     _check_pair(layout_head, layout_body)
-    head = group_mask(layout_head, labels.head)
-    body = group_mask(layout_body, labels.body) & ~head
+    given = region_classes(region, labels)
+    head, kept = group_mask(layout_head, given), labels.body
+    if region != "head":
+        dropped = {*given, labels.background}
+        kept = tuple(i for i in range(labels.num_classes) if i not in dropped)
+    if region == "face":
+        head &= group_mask(layout_body, given)
+    if region == "clothes":
+        head &= ~group_mask(layout_body, labels.head)
+    body = group_mask(layout_body, kept) & ~head
     rest = ~(head | body)
     return Regions(*(mask.astype(jnp.float32) for mask in (head, body, rest)))
 
 
 def mix_layouts(
-    layout_head: Layout, layout_body: Layout, labels: LabelSet
+    layout_head: Layout, layout_body: Layout, labels: LabelSet, region: Region = "head"
 ) -> tuple[LayoutOut, Regions]:
     """Puts the head of one layout on the body of the other; also returns the `Regions`.
 
-    Line 1 of Algorithm 1: l_1 m_H + l_2 m_B, and the background class elsewhere. Both necks are
-    dropped. The layout generator fills the holes, which it sees as background.
+    Line 1 of Algorithm 1: l_1 m_H + l_2 m_B, and the background class elsewhere. A swap of heads
+    drops both necks. The layout generator fills the holes, which it sees as background.
 
     Takes and raises what `regions` does.
     """
-    masks = regions(layout_head, layout_body, labels)
+    masks = regions(layout_head, layout_body, labels, region)
     body_or_hole = jnp.where(masks.body > 0, layout_body, labels.background)
     return jnp.where(masks.head > 0, layout_head, body_or_hole), masks
 

@@ -15,6 +15,7 @@ from hsd_jax.diffusion.fusion import fuse
 from hsd_jax.diffusion.schedule import denoiser
 from hsd_jax.models import apply
 from hsd_jax.swapping.mixing import (
+    Region,
     extended_neck_shift,
     neck_shift,
     shift_columns,
@@ -73,11 +74,15 @@ class SwapNetworks:
         return shift, moved
 
     def plan(
-        self, params: Any, heads: Integer[Array, "b h w"], bodies: Integer[Array, "b h w"]
+        self,
+        params: Any,
+        heads: Integer[Array, "b h w"],
+        bodies: Integer[Array, "b h w"],
+        region: Region = "head",
     ) -> Plan:
         """See `plan.make_plan`; `params` holds the layout generator's."""
         generator = self._modules["layout_generator"]
-        return make_plan(generator, params["layout_generator"], heads, bodies, self.spec)
+        return make_plan(generator, params["layout_generator"], heads, bodies, self.spec, region)
 
     def encode(self, params: Any, images: UInt8[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
         """Encodes images to normalised latents; `params` holds the autoencoder's."""

@@ -1,7 +1,7 @@
 """Frames two people alike and pairs them for the networks: aligned, at the same size."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -10,6 +10,10 @@ from hsd_jax.imaging.files import Photo
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.faces import SURE, Face
 from hsd_jax.parsing.photo_parser import Person, PhotoParser
+from hsd_jax.swapping.edits import Edit
+
+Align = Literal["shift", "none"]
+"""How a head is brought over the body's neck: see `aligned`."""
 
 _WIDER, _TRIES = 0.85, 3
 _CROWN = 0.4  # height of the half ellipse, divided by half its width
@@ -29,6 +33,8 @@ class Pair:
       body: the person whose body and surroundings are kept.
       shift: the number of columns of the crop that neck alignment moved the head by.
       notes: changes made to the photos, and problems with their files, for the user.
+      edit: what is swapped and what is sampled.
+      persons: their numbers in the head photo and the body photo, 1 for the largest face.
       srgb: whether the body's file had a colour profile, see `imaging.files.Photo`.
     """
 
@@ -36,13 +42,18 @@ class Pair:
     body: Person
     shift: int
     notes: tuple[str, ...] = ()
+    edit: Edit = Edit()
+    persons: tuple[int, int] = (1, 1)
     srgb: bool = False
 
     def warnings(self, labels: LabelSet) -> tuple[str, ...]:
         """Problems with the photos that may spoil the result, and `notes`."""
+        sides = zip(("head", "body"), (self.head, self.body), self.persons, strict=True)
         found = [
             f"the {name} photo shows {person.faces} faces: the largest is used unless you choose"
-            for name, person in (("head", self.head), ("body", self.body))
+            if number == 1
+            else f"the {name} photo shows {person.faces} faces: number {number} by size is used"
+            for name, person, number in sides
             if person.faces > 1
         ]
         head = np.isin(self.head.layout, labels.head)

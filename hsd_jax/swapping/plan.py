@@ -12,7 +12,16 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from hsd_jax.labels import LabelSet, one_hot
 from hsd_jax.models import apply
-from hsd_jax.swapping.mixing import Regions, dilate, erode, group_mask, mix_layouts
+from hsd_jax.parsing.complexion import skin_classes
+from hsd_jax.swapping.mixing import (
+    Region,
+    Regions,
+    dilate,
+    erode,
+    group_mask,
+    mix_layouts,
+    region_classes,
+)
 from hsd_jax.swapping.spec import UNIT, Finish, SwapSpec
 
 # In pixels at 256: how far stray hair extends around an old head, and how wrong the edges of masks
@@ -24,6 +33,7 @@ _JAW_MARGIN = 2
 _STRIP = 8  # height of the head's own neck that is kept under its jaw
 _EDGE_OUTSIDE = 4
 _EDGE_INSIDE = 2
+_REGION_MARGINS = {"hair": 4, "hat": 4, "face": 2, "clothes": 3}  # around the part that is replaced
 
 
 class Plan(NamedTuple):
@@ -45,6 +55,7 @@ def make_plan(
     layout_head: Integer[Array, "b h w"],
     layout_body: Integer[Array, "b h w"],
     spec: SwapSpec,
+    region: Region = "head",
 ) -> Plan:
     """Mixes two batches of layouts, inpaints the result and decides what is kept.
 
@@ -52,12 +63,19 @@ def make_plan(
       generator, params: the layout generator.
       layout_head, layout_body: aligned layouts with the spec's size and labels.
       spec: of the weights.
+      region: what the head photo gives (see `mixing.region_classes`).
     """
+    if region != "head":
+        return _local_plan(generator, params, layout_head, layout_body, spec, region)
     labels, margin = spec.labels, spec.pixels
     blended, regions = mix_layouts(layout_head, layout_body, labels)
-    layout = _inpaint(generator, params, blended, regions, spec)
+    seen = _seen_in_body(layout_head, layout_body, regions, labels)
+    shown = blended
+    if spec.visible_neck:
+        sure = seen & ~_around_old_head(layout_body, spec)
+        shown = jnp.where(sure & group_mask(layout_body, labels.neck), layout_body, blended)
+    layout = _inpaint(generator, params, shown, regions, spec)
     if spec.finish.own_neck:
-        seen = _seen_in_body(layout_head, layout_body, regions, labels)
         layout = jnp.where(seen, layout_body, layout)
     necks = group_mask(layout_body, labels.neck) | group_mask(layout, labels.neck)
     whole, kept = regions.head, jnp.zeros(necks.shape, bool)
@@ -88,6 +106,37 @@ def _around_old_head(layout_body: Array, spec: SwapSpec) -> Bool[Array, "b h w"]
         return wide
     near = dilate(old_head, margin(_OLD_EDGE)) > 0
     return jnp.where(layout_body == spec.labels.background, near, wide)
+
+
+def _local_plan(
+    generator: Any,
+    params: Any,
+    layout_head: Array,
+    layout_body: Array,
+    spec: SwapSpec,
+    region: Region,
+) -> Plan:
+    """Local replacement (section 5.1 of the paper): all but one region stays the body photo's."""
+    labels, margin = spec.labels, spec.pixels
+    given = region_classes(region, labels)
+    blended, regions = mix_layouts(layout_head, layout_body, labels, region)
+    old = group_mask(layout_body, given)
+    # Clothes continue behind the hair that hid them; other regions end where their photo says.
+    without = labels.head if region == "clothes" else given
+    filled = _inpaint(generator, params, blended, regions, spec, without)
+    # What the old region hid is skin where the head photo shows skin: a forehead, an open collar.
+    skin = skin_classes(labels) if region == "clothes" else (labels.face,)
+    filled = jnp.where(group_mask(layout_head, skin), layout_head, filled)
+    if region == "face":
+        filled = jnp.full_like(filled, labels.face)
+    holes = old & (regions.head == 0)
+    layout = jnp.where(holes, filled, jnp.where(regions.head > 0, layout_head, layout_body))
+    painted = (
+        (dilate(old, margin(_REGION_MARGINS[region])) > 0)
+        | (dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0)
+    )
+    head = erode(regions.head, margin(_EDGE_INSIDE)) > 0
+    return Plan(blended, layout.astype(jnp.int32), head, ~painted & ~head)
 
 
 def _under_jaw(layout_head: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
@@ -124,13 +173,18 @@ def latent_regions(plan: Plan, factor: int) -> Regions:
 
 
 def _inpaint(
-    generator: Any, params: Any, blended: Array, regions: Regions, spec: SwapSpec
+    generator: Any,
+    params: Any,
+    blended: Array,
+    regions: Regions,
+    spec: SwapSpec,
+    without: tuple[int, ...] | None = None,
 ) -> Integer[Array, "b h w"]:
     """Fills the holes of blended layouts with the generator's classes."""
     factor = spec.size // spec.layout_size
     small = blended[:, factor // 2 :: factor, factor // 2 :: factor]
     probs = layout_probs(generator, params, small, spec.labels, spec.finish)
-    filled = classes_without_head(probs, spec.size, spec.labels, spec.finish)
+    filled = classes_without_head(probs, spec.size, spec.labels, spec.finish, without)
     return jnp.where(regions.rest > 0, filled, blended).astype(jnp.int32)
 
 
@@ -159,7 +213,11 @@ def layout_probs(
 
 
 def classes_without_head(
-    probs: Float[Array, "b h w k"], size: int, labels: LabelSet, finish: Finish
+    probs: Float[Array, "b h w k"],
+    size: int,
+    labels: LabelSet,
+    finish: Finish,
+    without: tuple[int, ...] | None = None,
 ) -> Integer[Array, "b size size"]:
     """The most probable classes of a layout generator other than the head's, edges smoothed.
 
@@ -170,12 +228,13 @@ def classes_without_head(
       size: the side of the result.
       labels: the label set of the classes.
       finish: of the weights; `smooth_layout` is the width of the smoothing.
+      without: the classes to leave out; None for the head's.
     """
     b, *_, k = probs.shape
     smooth = max(1, round(finish.smooth_layout * size / UNIT))
     coarse = jax.image.resize(probs, (b, size // smooth, size // smooth, k), "bilinear")
     fine = jax.image.resize(coarse, (b, size, size, k), "bilinear")
-    head = jnp.isin(jnp.arange(k), jnp.array(labels.head))
+    head = jnp.isin(jnp.arange(k), jnp.array(labels.head if without is None else without))
     return jnp.argmax(jnp.where(head[None, None, None], -1.0, fine), -1)
 
 

@@ -24,6 +24,7 @@ from hsd_jax.models.forms import natively
 from hsd_jax.models.unet import MANY
 from hsd_jax.runtime.programs import Program
 from hsd_jax.swapping.mattes import old_strands
+from hsd_jax.swapping.mixing import Region
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
@@ -76,7 +77,7 @@ class Runner:
         self._large = sum(x.size for x in sized) >= LARGE
         facts = networks.facts
         self._align = _program("align", networks.align, facts)
-        self._plan = _program("plan", networks.plan, facts)
+        self._plan = cache(self._planner)
         self._encode = _program("encode", _encode_pairs(networks), facts, large=self._large)
         self._decode = _program("decode", networks.decode, facts, large=self._large)
         self._sample = cache(self._sampler)
@@ -86,6 +87,10 @@ class Runner:
         many_calls = len(self.spec.times(sampling)) >= MANY
         facts = (self._networks.facts, sampling)
         return _program("sample", function, facts, large=self._large, many_calls=many_calls)
+
+    def _planner(self, region: Region) -> Program:
+        function = partial(self._networks.plan, region=region)
+        return _program("plan", function, (self._networks.facts, region))
 
     @property
     def in_window(self) -> bool:
@@ -112,7 +117,7 @@ class Runner:
         unet = _part(params, "unet", "condition")
         return [
             (self._align, (layout, layout, array((b,), jnp.bool_))),
-            (self._plan, (_part(params, "layout_generator"), layout, layout)),
+            (self._plan("head"), (_part(params, "layout_generator"), layout, layout)),
             (self._encode, (_part(params, "autoencoder"), crops, crops)),
             (self._sample(sampling), (unet, z, z, plan, *keys)),
             (self._decode, (_part(params, "autoencoder"), latents)),
@@ -131,7 +136,7 @@ class Runner:
         """Loads programs that earlier processes compiled, in the background."""
         if self._split is None:
             for program, arguments in self.programs(_bucket(samples), sampling):
-                if not self.in_window or program in (self._align, self._plan):
+                if not self.in_window or program in (self._align, self._plan("head")):
                     program.prepare(*arguments)
 
     def align(
@@ -145,25 +150,38 @@ class Runner:
         shifts, moved = _joined(parts, len(heads))
         return shifts, moved
 
-    def plan(self, heads: np.ndarray, bodies: np.ndarray) -> Plan:
+    def plan(self, heads: np.ndarray, bodies: np.ndarray, region: Region = "head") -> Plan:
         """`plan.make_plan` for aligned layouts `[b, H, W]`, as numpy arrays."""
-        generator = _part(self._params, "layout_generator")
-        plans = [self._plan(generator, *part) for part in self._batches(heads, bodies)]
+        generator, planner = _part(self._params, "layout_generator"), self._plan(region)
+        plans = [planner(generator, *part) for part in self._batches(heads, bodies)]
         return Plan(*_joined(plans, len(heads)))
 
     def plan_pairs(self, pairs: Sequence[Pair]) -> Plan:
         """Plans pairs: `plan`, less the pixels that their photos do not really show.
 
         Beyond its photo's edge a head is only repeated pixels, and strands of the old head cover
-        the background that would be kept.
+        the background that would be kept. Then each pair's own edit applies.
+
+        Raises:
+          ValueError: if the pairs are edited in different regions.
         """
+        edit = pairs[0].edit
+        if any(pair.edit.region != edit.region for pair in pairs):
+            raise ValueError("the pairs are edited in different regions: paint them apart")
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
-        plan = self.plan(*(np.stack([x.layout for x in people]) for people in (heads, bodies)))
+        layouts = (np.stack([x.layout for x in people]) for people in (heads, bodies))
+        plan = self.plan(*layouts, region=edit.region)
         plan = plan._replace(head=plan.head & np.stack([head.inside for head in heads]))
-        if not self.spec.finish.old_hair:
+        if self.spec.finish.old_hair and edit.drops_hair:
+            strands = np.stack([old_strands(body, self.spec) for body in bodies])
+            plan = plan._replace(body=plan.body & ~strands)
+        if all(pair.edit.only_region for pair in pairs):
             return plan
-        strands = np.stack([old_strands(body, self.spec) for body in bodies])
-        return plan._replace(body=plan.body & ~strands)
+        plans = [
+            pair.edit.masks(Plan(*(x[i] for x in plan)), pair.body.crop, self.spec)
+            for i, pair in enumerate(pairs)
+        ]
+        return Plan(*map(np.stack, zip(*plans, strict=True)))
 
     def paint(
         self,

@@ -47,7 +47,7 @@ class Finish:
     hue: float = 0.0
     """How far generated skin outside `hue_range` moves back to it, 0 to 1."""
     hue_range: float = 4.0
-    """How far the hue of generated skin may differ from the face's, in CIE a*b*."""
+    """How far the hue of generated skin may differ from visible skin's, in CIE a*b*."""
     clean_edge: float = 0.0
     """How far the edge of generated skin, where latents mix, takes the colour inside it, 0 to 1."""
     hair: float = 0.0
@@ -59,7 +59,7 @@ class Finish:
     mirror_layout: bool = False
     """Whether the layout generator's output is averaged over a layout and its mirror image."""
     own_neck: bool = False
-    """Whether the inpainted layout keeps the visible shape of the body's neck."""
+    """Whether the inpainted layout is the body's wherever its photo shows what is there."""
     keep_neck: bool = False
     """Whether visible pixels of the body's neck are kept; the paper generates them anew."""
     skin_tone: bool = False
@@ -129,6 +129,7 @@ class SwapSpec:
       known: whether the UNet also sees the known latents (see `diffusion.conditioning`).
       steps: the default number of UNet calls with DPM-Solver++; None for the solver's own.
       layout_size: the layout generator's size, a divisor of `size`.
+      visible_neck: whether the layout generator is shown the body's neck where the photo does.
       finish: see `Finish`.
     """
 
@@ -142,6 +143,7 @@ class SwapSpec:
     known: bool
     steps: int | None
     layout_size: int
+    visible_neck: bool = False
     finish: Finish = Finish()
 
     def __post_init__(self) -> None:
@@ -198,6 +200,7 @@ class SwapSpec:
             known=bool(facts.get("known", False)),
             steps=facts["steps"],
             layout_size=int(generator["size"]),
+            visible_neck=bool(generator.get("visible_neck", False)),
             finish=Finish.read(facts.get("finish", {})),
         )
 

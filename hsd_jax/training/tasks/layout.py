@@ -18,12 +18,14 @@ from hsd_jax.models.layout_generator import (
     log_probs,
 )
 from hsd_jax.models.norm import merge_stats
-from hsd_jax.swapping.mixing import head_cover, remove_neck
+from hsd_jax.swapping.mixing import dilate, group_mask, head_cover, remove_neck
 from hsd_jax.training import augment
 from hsd_jax.training.input import Example
 from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Metrics, Params
 from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
+
+_NEAR_HEAD = 3  # pixels around a removed head in which a neck is not sure (see `swapping.plan`)
 
 
 class LayoutTask(Task):
@@ -33,6 +35,9 @@ class LayoutTask(Task):
     weights a second cross-entropy, on the prediction before the focus map. The paper has none;
     without it, a hole that the focus map ignores has a loss of log(0) and no gradient. `overlap`
     weights `soft_jaccard`.
+
+    `data.visible_neck` is the probability that the network sees the neck where the partner's head
+    does not cover it, as the body's photo shows it; 0 in the paper, which always removes it.
     """
 
     partner = True
@@ -51,13 +56,19 @@ class LayoutTask(Task):
         partner, layout = augment.random_window(
             partner, example["layout"], rng, nearest=True, **augment.window_options(self.data)
         )
-        return {"layout": layout, "partner": partner}
+        visible = np.float32(rng.random() < self.data.get("visible_neck", 0.0))
+        return {"layout": layout, "partner": partner, "visible_neck": visible}
 
     def eval_transform(self, example: Example, rng: np.random.Generator) -> Arrays:
         partner = self._partner(example, rng)
         factor = example["layout"].shape[0] // self.data["size"]
         coarse = (slice(factor // 2, None, factor),) * 2
-        return {"layout": example["layout"][coarse], "partner": partner[coarse]}
+        visible = np.float32(self.data.get("visible_neck", 0.0) > 0)
+        return {
+            "layout": example["layout"][coarse],
+            "partner": partner[coarse],
+            "visible_neck": visible,
+        }
 
     def _partner(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         if not self.data["fit_partner"]:
@@ -149,14 +160,20 @@ class LayoutTask(Task):
         return {"layout": np.concatenate([np.concatenate(row, axis=1) for row in rows])}
 
     def parts(self, params: Params) -> dict[str, Part]:
-        facts = {"labels": self.labels.name, "size": self.data["size"]}
+        visible = self.data.get("visible_neck", 0.0) > 0
+        facts = {"labels": self.labels.name, "size": self.data["size"], "visible_neck": visible}
         return {"layout_generator": Part(self.model, params["layout_generator"], facts)}
 
 
 def holes(batch: dict[str, Any], labels: LabelSet) -> jax.Array:
-    """The generator's input: covered by the partner's head, without the neck (section 3.2)."""
+    """The generator's input: covered by the partner's head, without the neck (section 3.2).
+
+    Examples with `visible_neck` keep the neck, except in and near the partner's head.
+    """
     covered = head_cover(batch["layout"], batch["partner"], labels)
-    return remove_neck(covered, labels).astype(jnp.int32)
+    near = dilate(group_mask(batch["partner"], labels.head), _NEAR_HEAD) > 0
+    visible = (batch["visible_neck"] > 0)[:, None, None] & ~near
+    return jnp.where(visible, covered, remove_neck(covered, labels)).astype(jnp.int32)
 
 
 def soft_jaccard(probs: jax.Array, target: jax.Array) -> jax.Array:

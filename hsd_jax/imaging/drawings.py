@@ -1,0 +1,63 @@
+"""Files of layouts and masks that somebody drew."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, UnidentifiedImageError
+
+
+def open_layout(
+    path: str | Path, palette: Sequence[tuple[int, int, int]]
+) -> UInt8[np.ndarray, "h w"]:
+    """Reads a layout: the values of a palette or grey image, or classes by their colours.
+
+    Args:
+      path: the image.
+      palette: one (red, green, blue) for each class.
+
+    Raises:
+      ValueError: if the image cannot be read, or a colour belongs to no class.
+    """
+    with _opened(path) as image:
+        if image.mode in ("P", "L"):
+            return np.array(image)
+        colours = np.array(image.convert("RGB"))
+    classes = np.full(colours.shape[:2], 255, np.uint8)
+    for index, colour in enumerate(palette):
+        classes[(colours == colour).all(-1)] = index
+    if (unknown := colours[classes == 255]).size:
+        colour = tuple(unknown[0].tolist())
+        raise ValueError(
+            f"{path}: the colour {colour} belongs to no class: draw without soft edges, in the "
+            "colours of a layout that hsd wrote"
+        )
+    return classes
+
+
+def open_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
+    """Reads a mask: true where an image is opaque, or, without alpha, lighter than mid-grey.
+
+    Raises:
+      ValueError: if the image cannot be read.
+    """
+    with _opened(path) as image:
+        if "A" in image.mode or "transparency" in image.info:
+            return np.array(image.convert("RGBA"))[..., 3] > 127
+        return np.array(image.convert("L")) > 127
+
+
+def _opened(path: str | Path) -> Image.Image:
+    name = os.fspath(path)
+    try:
+        image = Image.open(name)
+        image.load()
+    except FileNotFoundError:
+        raise ValueError(f"{name}: no such file") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no image that can be read: give a PNG") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read ({error}): is the file complete?") from error
+    return image
