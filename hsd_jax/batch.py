@@ -8,6 +8,7 @@ stop the run. Several processes take every n-th pair each and report into files 
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,19 +59,27 @@ def read_jobs(path: Path, seed: int = 0) -> list[Job]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file: give a CSV with the columns head and body")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    try:
+        jobs = _read_rows(path, seed)
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV ({error}): save it as plain text") from error
+    if not jobs:
+        raise ValueError(f"{path} lists no pairs")
+    if twice := _repeated(job.output for job in jobs):
+        raise ValueError(f"{path}: two rows would write {twice}: give them the column output")
+    return jobs
+
+
+def _read_rows(path: Path, seed: int) -> list[Job]:
+    # Names of files are any bytes, and so is a list of them.
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or ()
         if missing := [name for name in ("head", "body") if name not in columns]:
             raise ValueError(f"{path} has no column {missing[0]}: its first line must name it")
         if unknown := [name for name in columns if name not in _COLUMNS]:
             raise ValueError(f"{path}: unknown column {unknown[0]!r}: use {', '.join(_COLUMNS)}")
-        jobs = [_job(row, f"{path}, line {reader.line_num}", seed) for row in reader]
-    if not jobs:
-        raise ValueError(f"{path} lists no pairs")
-    if twice := _repeated(job.output for job in jobs):
-        raise ValueError(f"{path}: two rows would write {twice}: give them the column output")
-    return jobs
+        return [_job(row, f"{path}, line {reader.line_num}", seed) for row in reader]
 
 
 def pair_photos(heads: str, bodies: str, zipped: bool = False, seed: int = 0) -> list[Job]:
@@ -190,6 +199,8 @@ class Batch:
         number, count = process
         own = jobs[number - 1 :: count]
         self.todo = [job for job in own if not self._done(job)]
+        for job in self.todo:
+            files.check_output(folder / job.output)
         self.skipped = len(own) - len(self.todo)
         part = "" if count == 1 else f"-{number}-of-{count}"
         self._report, self.errors_path = (folder / name.format(part) for name in (REPORT, ERRORS))
@@ -206,7 +217,7 @@ class Batch:
 
     def _facts(self, job: Job) -> dict[str, Any]:
         photos = {
-            f"{name}_size": path.stat().st_size if path.is_file() else None
+            f"{name}_size": path.stat().st_size if os.path.isfile(path) else None
             for name, path in (("head", self._base / job.head), ("body", self._base / job.body))
         }
         return asdict(job) | asdict(self._settings) | photos
@@ -237,8 +248,10 @@ class Batch:
         self._write_errors()
 
     def _paired(self, job: Job, swapper: Any) -> Any:
+        body = files.read_photo(self._base / job.body)
+        files.check_fits(body.pixels, Path(job.output))
         return swapper.pair(
-            self._base / job.head, self._base / job.body,
+            self._base / job.head, body,
             person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,
             align=self._settings.align, edit=self._edit,
         )  # fmt: skip

@@ -1,9 +1,8 @@
 """The command `hsd`: its arguments, and how it fails."""
 
 import argparse
-import os
+import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from hsd_jax import commands
 from hsd_jax.bench.cli import add_bench
 from hsd_jax.evaluation.cli import add_eval
 from hsd_jax.runtime import process
+from hsd_jax.runtime.console import fail, one_line, settle_stdout, tell
 from hsd_jax.swapping.stablehlo import add_export
 
 
@@ -26,9 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0 if everything was written; 1 if part of the work failed; 2 after one line
-      on stderr that says what is wrong; 130 if interrupted. HSD_DEBUG=1 adds the traceback.
+      on stderr that says what is wrong; 130 if interrupted, 143 if told to end. HSD_DEBUG=1 adds
+      the traceback.
     """
     name = "hsd"
+    if argv is None:
+        process.take_streams()
     try:
         args = _parser().parse_args(argv)
         name = f"hsd {args.command}"
@@ -36,23 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             process.prepare()
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # libraries' warnings are for developers
-        return args.run(args) or 0
-    except KeyboardInterrupt:
-        return 130
+        status = args.run(args) or 0
+        if lost := settle_stdout():
+            # What was asked for as files is there: that counts, and what is said of it less.
+            status = fail(name, f"its report cannot be printed: {lost}")
+            return 0 if getattr(args, "output", None) else status
+        return status
+    except KeyboardInterrupt as stop:
+        tell(f"{name}: stopped, nothing is left half-written")
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except (ValueError, OSError) as error:
-        return _fail(name, str(error))
+        return fail(name, one_line(error))
     except Exception as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            return _fail(name, "out of memory: ask for fewer --samples, or close other programs")
-        what = f"{type(error).__name__}: {error}"
-        return _fail(name, f"{what}: a bug, please report what HSD_DEBUG=1 adds to this line")
+        return fail(name, _explained(error))
 
 
-def _fail(name: str, message: str) -> int:
-    if os.environ.get("HSD_DEBUG") == "1":
-        traceback.print_exc()
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def _explained(error: Exception) -> str:
+    """What else went wrong: the machine, the environment, or this program."""
+    what = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in what or "new thread" in what:
+        return "out of memory: ask for fewer --samples, or close other programs"
+    if reason := process.backend_fault():
+        return reason
+    what = f"{type(error).__name__}: {what}"
+    return f"{what}: a bug, please report what HSD_DEBUG=1 adds to this line"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,13 +6,13 @@ before it starts. Functions raise ValueError with what was wrong and what to do.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hsd_jax.runtime import process
-from hsd_jax.runtime.console import Progress
+from hsd_jax.runtime.console import Progress, tell
+from hsd_jax.runtime.files import check_folder
 
 
 def swap(args: argparse.Namespace) -> None:
@@ -29,13 +29,14 @@ def demo(args: argparse.Namespace) -> None:
 
     args.head, args.body = find_photos()
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    path = args.output.with_name(f"{args.output.stem}-strip.png")
+    files.check_output(path)
     with Progress() as progress:
         result, report = _swap_files(args, progress)
         from hsd_jax import weights
         from hsd_jax.labels import get_label_set
 
         labels = weights.read_record(weights.find(args.weights), "unet")["extra"]["labels"]
-        path = args.output.with_name(f"{args.output.stem}-strip.png")
         files.save_image(strip(result.stages, get_label_set(labels)), path, result.mark)
     _tell({**report, "strip": str(path)}, args.json)
 
@@ -80,7 +81,7 @@ def batch(args: argparse.Namespace) -> int:
         done = f"{report['swapped']} swapped, {run.skipped} done before"
         print(f"{args.output}: {done}, {failed} failed, in {seconds:.1f} s")
     if failed:
-        print(f"hsd batch: {run.errors_path} says why", file=sys.stderr)
+        tell(f"hsd batch: {run.errors_path} says why")
     return 1 if failed else 0
 
 
@@ -116,7 +117,7 @@ def explain(args: argparse.Namespace) -> None:
     files.check_output(args.output)
     _check_not_read(args.output, [args.head, args.body])
     with Progress() as progress:
-        head, body = (files.read_photo(path, "") for path in (args.head, args.body))
+        head, body = (files.read_photo(path) for path in (args.head, args.body))
         progress.stage("loading the weights ...")
         from hsd_jax.swap import HeadSwapper
         from hsd_jax.swapping.edits import Edit
@@ -180,11 +181,14 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         _check_not_read(output, [args.head, args.body, args.layout, args.mask])
     if args.save_layout and args.save_layout.suffix.lower() != ".png":
         raise ValueError(f"{args.save_layout}: a layout is a PNG: end the name in .png")
-    if args.save_steps and args.save_steps.exists() and not args.save_steps.is_dir():
-        raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
+    if args.save_steps:
+        if args.save_steps.exists() and not args.save_steps.is_dir():
+            raise ValueError(f"{args.save_steps} is a file: give --save-steps a folder")
+        check_folder(args.save_steps)
     progress.stage("reading the photos ...")
     # Read the photos first: unreadable ones are reported before JAX starts.
-    head, body = (files.read_photo(path, "") for path in (args.head, args.body))
+    head, body = (files.read_photo(path) for path in (args.head, args.body))
+    files.check_fits(body.pixels, args.output)
     mask = drawings.open_mask(args.mask) if args.mask else None
 
     credentials = _credentials(args)
@@ -257,7 +261,7 @@ def _tell(report: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(report))
         return
     for warning in report["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     written = [*report["outputs"], *([report["strip"]] if "strip" in report else [])]
     print(f"wrote {', '.join(written)} in {report['seconds']:.1f} s")
 
@@ -279,8 +283,10 @@ def parse(args: argparse.Namespace) -> None:
     from hsd_jax.imaging import files
 
     for path in args.photos:
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"{path}: no such file")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give the photos in it")
     layouts = _targets(args.output, args.photos)
     overlays = _targets(args.overlay, args.photos) if args.overlay else []
     if set(layouts) & set(overlays):
@@ -305,6 +311,8 @@ def parse(args: argparse.Namespace) -> None:
         print(json.dumps({"labels": parser.labels.name, "photos": rows, "seconds": seconds}))
         return
     for row in rows:
+        for warning in row["warnings"]:
+            tell(f"warning: {warning}")
         print(f"wrote {row['output']} (faces: {len(row['faces'])})")
 
 
@@ -316,7 +324,8 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
     from hsd_jax.imaging.sheets import numbered_faces
     from hsd_jax.labels import colorize
 
-    image = files.open_photo(path)
+    photo = files.read_photo(path)
+    image = photo.pixels
     layout, faces = parser.parse(image)
     labels = parser.labels
     if overlay:
@@ -340,6 +349,7 @@ def _parse_file(parser: Any, path: Path, target: Path, overlay: Path | None) -> 
         "share": {
             name: round(float(count), 6) for name, count in zip(labels.classes, counts, strict=True)
         },
+        "warnings": list(photo.notes),
     }
 
 

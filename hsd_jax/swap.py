@@ -48,6 +48,7 @@ class SwapResult:
       mark: the provenance mark that `save` writes with the image.
       crop: the place of the layout in the upright photo.
       turns: the quarter turns, counter-clockwise, that set the body photo upright.
+      srgb: whether the body's file had a colour profile, as then the result's should.
     """
 
     image: np.ndarray
@@ -61,6 +62,7 @@ class SwapResult:
     mark: Mark = Mark()
     crop: Crop = Crop(0, 0, 1)
     turns: int = 0
+    srgb: bool = False
 
     @property
     def photo_layout(self) -> np.ndarray:
@@ -70,7 +72,7 @@ class SwapResult:
 
     def save(self, path: str | Path, **options: Any) -> None:
         """Writes the image with its mark; options and errors are those of `files.save_image`."""
-        save_image(self.image, path, self.mark, **options)
+        save_image(self.image, path, self.mark, srgb=self.srgb, **options)
 
 
 class HeadSwapper:
@@ -196,7 +198,10 @@ class HeadSwapper:
             shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
             pair = aligned(source, target, int(shifts[0]), layouts[0])
         edit = edit.turned(target.turns)
-        pair = replace(pair, edit=edit, persons=(head_person, person))
+        notes = tuple(note for photo in photos for note in photo.notes)
+        pair = replace(
+            pair, edit=edit, persons=(head_person, person), notes=notes, srgb=photos[1].srgb
+        )
         if not edit.keeps_face:
             return pair
         toned = one_skin(pair, self.spec, skin_tone)
@@ -286,6 +291,7 @@ class HeadSwapper:
             mark=self.mark,
             crop=body.crop,
             turns=body.turns,
+            srgb=pair.srgb,
         )
 
     def _check(self, samples: int, sampling: Sampling, preserve: str) -> None:

@@ -52,6 +52,34 @@ def test_lists_that_make_no_run_are_refused(tmp_path, columns, rows, message):
         batch.read_jobs(tmp_path / "none.csv")
 
 
+def _settings() -> batch.Settings:
+    """Any: the tests below do not get to the swaps."""
+    return batch.Settings(
+        "w", "dpmpp", None, "photo", "auto", "shift", "head", generate=None, label=False
+    )
+
+
+def test_lists_may_hold_names_of_any_bytes(tmp_path):
+    (tmp_path / "pairs.csv").write_bytes(b"head,body\nm\xfcller.jpg,b.jpg\n")
+    (job,) = batch.read_jobs(tmp_path / "pairs.csv")
+    assert bytes(tmp_path / job.head).endswith(b"/m\xfcller.jpg")
+    settings = _settings()
+    run = batch.Batch([job], tmp_path / "out", tmp_path, settings)
+    run.errors.append((job, "no such file"))
+    run._write_errors()
+    assert b"m\xfcller.jpg,b.jpg,m\xfcller_on_b.png" in (tmp_path / "out/errors.csv").read_bytes()
+
+
+def test_what_is_no_list_and_names_too_long_are_refused_before_the_work(tmp_path):
+    (tmp_path / "pairs.csv").write_bytes(b'head,body\n"' + bytes(200_000) + b'",b.jpg\n')
+    with pytest.raises(ValueError, match="pairs.csv is no CSV"):
+        batch.read_jobs(tmp_path / "pairs.csv")
+    jobs = batch.read_jobs(listed(tmp_path / "pairs.csv", f"{'n' * 200}.jpg,{'m' * 200}.jpg"))
+    with pytest.raises(ValueError, match="(?i)name too long: give another name"):
+        settings = _settings()
+        batch.Batch(jobs, tmp_path / "out", tmp_path, settings)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that find people and paint noise."""

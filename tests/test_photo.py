@@ -133,10 +133,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         files.open_photo(tmp_path / "bomb.png")
 
 
-def _truncated() -> bytes:
+def _jpeg(pixels: np.ndarray, **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(_image()).save(buffer, "JPEG")
-    return buffer.getvalue()[:1500]
+    Image.fromarray(pixels).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def _truncated() -> bytes:
+    return _jpeg(_image())[:1500]
 
 
 BROKEN = {
@@ -165,6 +169,88 @@ def test_what_is_no_photo_is_refused(tmp_path):
     for shape in ((64,), (64, 64, 2), (64, 64, 5), (1, 64, 64, 3)):
         with pytest.raises(ValueError, match="give uint8"):
             files.open_photo(np.zeros(shape, np.uint8))
+
+
+HINTS = {
+    b"": "it is empty",
+    b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+    b"<!DOCTYPE html>": "a web page",
+    b"%PDF-1.7": "a PDF",
+    b"\0\0\0\x18ftypheic\0\0\0\0": "HEIC",
+    b"\xff\xd8\xff": "damaged",
+}
+
+
+@pytest.mark.parametrize("start", HINTS)
+def test_what_is_taken_for_a_photo_is_told(tmp_path, start):
+    (tmp_path / "a.jpg").write_bytes(start)
+    with pytest.raises(ValueError, match=f"a.jpg is not an image .*{HINTS[start]}"):
+        files.open_photo(tmp_path / "a.jpg")
+
+
+def test_decoders_that_run_programs_are_not_asked(tmp_path):
+    (tmp_path / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n")
+    with pytest.raises(ValueError, match="a.eps is not an image"):
+        files.open_photo(tmp_path / "a.eps")
+
+
+def _exif(*entries: bytes, tail: bytes = b"") -> bytes:
+    """Orientation 6, and other entries."""
+    entries = (struct.pack("<HHIHH", 0x112, 3, 1, 6, 0), *entries)
+    table = struct.pack("<H", len(entries)) + b"".join(entries) + b"\0\0\0\0"
+    return b"Exif\0\0II*\0\x08\0\0\0" + table + tail
+
+
+ODD_EXIF = {
+    "a rational of -1/0": _exif(
+        struct.pack("<HHII", 282, 10, 1, 38), tail=struct.pack("<ii", -1, 0)
+    ),
+    "text for a number": _exif(struct.pack("<HHI4s", 282, 2, 4, b"abc")),
+    "an unknown type": _exif(struct.pack("<HHII", 283, 99, 1, 38)),
+    "an offset beyond the end": _exif(struct.pack("<HHII", 271, 2, 100, 9_999_999)),
+    "a directory in itself": _exif(struct.pack("<HHII", 0x8825, 4, 1, 8)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ODD_EXIF)
+def test_of_exif_the_orientation_alone_counts(tmp_path, kind):
+    upright = _image()
+    stored = np.ascontiguousarray(ORIENTATIONS[6](upright))
+    (tmp_path / "a.jpg").write_bytes(_jpeg(stored, exif=ODD_EXIF[kind], quality=100, subsampling=0))
+    opened = files.open_photo(tmp_path / "a.jpg").astype(int)
+    assert np.abs(opened - upright).mean() < 30 < np.abs(opened[::-1, ::-1] - upright).mean()
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"tEXt"])
+def test_long_texts_of_a_png_are_no_attack(tmp_path, kind):
+    text = b"x" * 3_000_000
+    starts = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"tEXt": b"a\0"}
+    content = starts[kind] + (text if kind == b"tEXt" else zlib.compress(text))
+    buffer = io.BytesIO()
+    Image.fromarray(_image()).save(buffer, "PNG")
+    data = buffer.getvalue()
+    chunk = struct.pack(">I", len(content)) + kind + content
+    chunk += struct.pack(">I", zlib.crc32(kind + content))
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])  # behind the header
+    np.testing.assert_array_equal(files.open_photo(tmp_path / "a.png"), _image())
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_last_bytes_is_a_photo(tmp_path, progressive):
+    ramp = np.linspace(0, 255, 640).astype(np.uint8)[:, None, None]
+    pixels = np.broadcast_to(ramp, (640, 80, 3)).copy()
+    whole = _jpeg(pixels, progressive=progressive)
+    for missing in (1, 2, 30):
+        (tmp_path / "a.jpg").write_bytes(whole[:-missing])
+        photo = files.read_photo(tmp_path / "a.jpg")
+        assert np.abs(photo.pixels[:600].astype(int) - pixels[:600]).max() < 5
+        (note,) = photo.notes
+        assert "a.jpg lacks its last bytes" in note
+    (tmp_path / "a.jpg").write_bytes(whole[:-100])
+    photo = files.read_photo(tmp_path / "a.jpg")
+    rows = int((photo.pixels == 128).all((1, 2))[480:].sum())
+    assert (f"{rows} of its rows are grey" in photo.notes[0]) == (rows > 0) == (not progressive)
 
 
 # Crops
@@ -328,6 +414,23 @@ def test_output_names_are_checked(tmp_path):
     for path in (tmp_path / "nowhere" / "a.png", tmp_path / "folder.png"):
         with pytest.raises(ValueError, match="a folder that exists"):
             files.check_output(path)
+    longest = tmp_path / ("é" * 125 + "a.png")  # 255 bytes
+    files.check_output(longest)
+    files.save_image(_image(), longest)
+    with pytest.raises(ValueError, match="(?i)name too long: give another name"):
+        files.check_output(tmp_path / ("é" * 125 + "aa.png"))
+
+
+def test_a_folder_that_takes_no_files_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="/proc cannot be written to .*: give another folder"):
+        files.check_output("/proc/a.png")
+
+
+def test_a_side_that_the_format_cannot_hold_is_refused(tmp_path):
+    for ending, side in ((".webp", 16_384), (".jpg", 65_501)):
+        with pytest.raises(ValueError, match=f"{side} pixels are too many .* end the name in .png"):
+            files.save_image(np.zeros((1, side, 3), np.uint8), tmp_path / f"a{ending}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_layout_is_a_palette_png_of_eight_bits(tmp_path):

@@ -57,13 +57,62 @@ def test_other_facts_shapes_and_types_are_other_programs(kept):
             Program("double", _never, facts)(*arguments)
 
 
-def test_a_damaged_program_is_traced_again(kept):
+def _flipped(whole: bytes) -> bytes:
+    start = len(whole) // 2
+    return whole[:start] + bytes(x ^ 85 for x in whole[start : start + 64]) + whole[start + 64 :]
+
+
+DAMAGES = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "flipped": _flipped,
+    "one bit": lambda whole: whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+    "emptied": lambda whole: b"",
+    "without its digest, as once written": lambda whole: whole[32:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_program_is_traced_again(kept, damage):
     Program("double", _double)(*ARGUMENTS)
     (path,) = kept.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(AssertionError, match="traced again"):
+        Program("double", _never)(*ARGUMENTS)
     np.testing.assert_array_equal(Program("double", _double)(*ARGUMENTS)["y"], [0, 2, 4])
     np.testing.assert_array_equal(Program("double", _never)(*ARGUMENTS)["y"], [0, 2, 4])
+
+
+def test_a_program_under_the_name_of_another_is_damaged(kept):
+    Program("double", _double)(*ARGUMENTS)
+    (double,) = kept.iterdir()
+    Program("triple", lambda params, x: {"y": 3 * x})(*ARGUMENTS)
+    (triple,) = set(kept.iterdir()) - {double}
+    triple.write_bytes(double.read_bytes())
+    with pytest.raises(AssertionError, match="traced again"):
+        Program("triple", _never)(*ARGUMENTS)
+
+
+def test_a_cache_that_cannot_be_written_is_none(kept):
+    kept.write_text("a file where the folder should be")
+    np.testing.assert_array_equal(Program("double", _double)(*ARGUMENTS)["y"], [0, 2, 4])
+    kept.unlink()
+    kept.mkdir()
+    Program("double", _double)(*ARGUMENTS)
+    (path,) = kept.iterdir()
+    path.unlink()
+    path.mkdir()  # nor can this file be replaced
+    np.testing.assert_array_equal(Program("double", _double)(*ARGUMENTS)["y"], [0, 2, 4])
+
+
+@pytest.mark.parametrize("setting", ["jax_disable_jit", "jax_transfer_guard"])
+def test_a_users_debugging_does_not_stop_a_program(kept, setting):
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, "disallow" if setting == "jax_transfer_guard" else True)
+    try:
+        doubled = np.asarray(Program("double", _double)(*ARGUMENTS)["y"])
+    finally:
+        jax.config.update(setting, before)
+    np.testing.assert_array_equal(doubled, [0, 2, 4])
 
 
 def test_nothing_is_kept_or_read_ahead_without_a_cache(kept):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.demo import find_photos
+from hsd_jax.imaging.files import Photo
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.pair import end_beyond_photo, widen
@@ -27,6 +28,13 @@ def test_the_result_is_the_body_photo_outside_the_head(result, pair):
     assert rows.max() < 260 and columns.min() > 120 and columns.max() < 340  # head and collar
     assert result.mask.shape == body.shape[:2]
     assert result.mask.min() >= 0 and result.mask.max() <= 1
+
+
+def test_what_is_to_know_of_a_file_reaches_the_result(swapper, pair):
+    head, body = Photo(pair[0], "a.jpg", notes=("a.jpg is cut",)), Photo(pair[1], "b.jpg", True)
+    made = swapper.pair(head, body)
+    assert made.notes[0] == "a.jpg is cut" and made.srgb
+    assert not swapper.pair(*pair, skin_tone="keep").srgb
 
 
 def test_the_head_is_the_other_persons(swapper, pair, result):

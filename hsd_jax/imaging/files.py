@@ -6,24 +6,43 @@ uint8 `[H, W, 3]` in sRGB.
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from hsd_jax.imaging import modes
 from hsd_jax.imaging.credentials import Credentials
 from hsd_jax.imaging.provenance import Mark, labelled
-from hsd_jax.runtime.files import atomic
+from hsd_jax.runtime.files import atomic, check_folder
 
 MAX_PIXELS = 80_000_000
 MIN_SIDE = 64
 _UNKNOWN = Mark()  # of this version, by unknown weights
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # the longest side that a format can hold
+# What is tried, the usual first. Not all that Pillow knows: EPS, say, would start Ghostscript.
+_READ = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "ICO", "TGA", "AVIF")
+# Editors and generators store whole workflows as text; Pillow takes over 1 MB for an attack.
+# All text of a file together stays under Pillow's MAX_TEXT_MEMORY.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+_STRANGERS = {  # by how a file begins
+    rb"\Z": "it is empty",
+    rb"version https://git-lfs": "it is a Git LFS pointer: git lfs pull brings the file",
+    rb"\s*<": "it is a web page or an SVG drawing",
+    rb"%PDF": "it is a PDF",
+    rb"\x89PNG|\xff\xd8": "it is damaged",
+    rb"II[*+]|MM\0[*+]": "it is a TIFF of a rare kind: save it with 8 bits a channel",
+    rb"....ftyp(he|mif|msf)": "it is HEIC, as phones store photos: export it",
+}
+_MISSING_ROWS = 1 / 16  # of a cut JPEG: with more, it is no photo
 
 
 @dataclass(frozen=True)
@@ -32,90 +51,128 @@ class Photo:
 
     pixels: UInt8[np.ndarray, "h w 3"]
     name: str
-    """What messages call it: its path, or its role in a swap."""
+    """How messages call it: its path, or its role in a swap."""
+    srgb: bool = False
+    """Whether its file had a colour profile, so that a result should have one; pixels are sRGB."""
+    notes: tuple[str, ...] = ()
+    """Problems with the file, for the user."""
 
 
-def read_photo(source: Any, role: str) -> Photo:
+class _RefusedError(ValueError):
+    """Raised by this module, as opposed to a decoder."""
+
+
+def read_photo(source: Any, role: str = "the image") -> Photo:
     """Reads an image as a `Photo`; a `Photo` is returned unchanged.
 
-    Args:
-      source: see `open_photo`.
-      role: the name for messages if there is no path, such as "the head photo".
-    """
-    if isinstance(source, Photo):
-        return source
-    return Photo(open_photo(source), str(source) if isinstance(source, str | Path) else role)
-
-
-def open_photo(source: Any) -> np.ndarray:
-    """Reads an image as uint8 `[H, W, 3]` in sRGB.
-
-    Applies EXIF orientation, composites transparency onto white, scales 16-bit grey to 8 bits and
-    converts an embedded colour profile to sRGB.
+    Applies EXIF orientation, composites transparency onto white, scales 10 to 32 bits and floats
+    to 8 bits and converts an embedded colour profile to sRGB. Animations give their first image.
 
     Args:
       source: a path, a PIL image, or a uint8 array `[H, W]`, `[H, W, 3]` or `[H, W, 4]`.
+      role: the name for messages if there is no path, such as "the head photo".
 
     Raises:
       ValueError: if the file does not exist, is not an image, or is too large or too small.
     """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, np.ndarray):
         channels = source.shape[2:]
         if source.dtype != np.uint8 or source.ndim < 2 or channels not in ((), (3,), (4,)):
             raise ValueError(
                 f"the array is {source.dtype} {source.shape}: give uint8 [H, W, 3], 0 to 255"
             )
-        return _to_rgb(Image.fromarray(source), "the array")
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the image")
-    name = os.fspath(source)
+        with _named(role):
+            _check_size(source, role)
+            return _photo(source, role)
+    name = os.fsdecode(source)
+    with _named(name), _seekable(name) as file, _identified(file, name) as image:
+        _check_size(image, name)
+        whole, notes = _decoded(image, file, name)
+        return _photo(whole, name, notes)
+
+
+def open_photo(source: Any) -> np.ndarray:
+    """Reads an image as uint8 `[H, W, 3]` in sRGB, see `read_photo`."""
+    return read_photo(source).pixels
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Makes any error of a decoder a ValueError that names the file."""
     try:
-        with Image.open(name) as image:
-            return _to_rgb(image, name)
+        yield
+    except (_RefusedError, MemoryError):
+        raise
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
     except Image.DecompressionBombError:
         millions = MAX_PIXELS // 10**6
         raise ValueError(f"{name} has over {millions} million pixels: shrink it") from None
-    except UnidentifiedImageError:
-        message = f"{name} is not an image that can be read: give a JPEG, PNG or WebP"
-        raise ValueError(message) from None
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, KeyError, ...
         raise ValueError(f"{name} cannot be read ({error}): is the file complete?") from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+@contextmanager
+def _seekable(name: str) -> Iterator[IO[bytes]]:
+    with open(name, "rb") as file:
+        yield file if file.seekable() else io.BytesIO(file.read())
+
+
+def _identified(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        return Image.open(file, formats=_READ)
+    except (UnidentifiedImageError, KeyError):  # KeyError: a Pillow that does not know AVIF
+        file.seek(0)
+        start = file.read(32)
+    hints = [hint for sign, hint in _STRANGERS.items() if re.match(sign, start, re.DOTALL)]
+    what = f" ({hints[0]})" if hints else ""
+    raise _RefusedError(f"{name} is not an image that can be read{what}: give a JPEG, PNG or WebP")
+
+
+def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(
+        raise _RefusedError(
             f"{name} has {width} x {height} pixels, over {MAX_PIXELS // 10**6} million: shrink it"
         )
     if min(width, height) < MIN_SIDE:
-        raise ValueError(f"{name} is only {width} x {height} pixels: give at least {MIN_SIDE}")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        scale = 257.0 if values.max() > 255 else 1.0
-        image = Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.array(_to_srgb(image))
+        raise _RefusedError(f"{name} is only {width} x {height} pixels: give at least {MIN_SIDE}")
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Converts to sRGB; otherwise, say, Display P3 photos of phones would come out pale."""
-    profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            target = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-            return image.convert("RGB") if converted is None else converted
-        except (ImageCms.PyCMSError, OSError):
-            pass  # the profile is damaged or does not fit the image's mode: ignore it
-    return image.convert("RGB")
+def _decoded(image: Image.Image, file: IO[bytes], name: str) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image with its pixels, and notes; of a JPEG without its end, as far as it goes."""
+    try:
+        image.load()
+        return image, ()
+    except OSError:
+        if image.format not in ("JPEG", "MPO"):
+            raise
+    file.seek(0)
+    ended = Image.open(io.BytesIO(file.read() + b"\xff\xd9"), formats=["JPEG"])
+    ended.load()
+    rows = np.asarray(ended).reshape(ended.height, -1)[::-1]
+    kept = ~((rows >= 127) & (rows <= 129)).all(1)  # what is missing is decoded as middle grey
+    missing = int(kept.argmax()) if kept.any() else ended.height
+    if missing > _MISSING_ROWS * ended.height:
+        raise _RefusedError(
+            f"{name} cannot be read (it ends early, {missing} of {ended.height} rows are missing): "
+            "is the file complete?"
+        )
+    grey = f": {missing} of its rows are grey" if missing else ""
+    return ended, (f"{name} lacks its last bytes{grey}",)
+
+
+def _photo(image: Image.Image, name: str, notes: tuple[str, ...] = ()) -> Photo:
+    pixels, known = modes.to_pixels(image)
+    if image.info.get("icc_profile") and not known:
+        notes = (*notes, f"{name}: its colour profile cannot be used: taken for sRGB")
+    return Photo(pixels, name, known, notes)
 
 
 def save_image(
@@ -125,6 +182,7 @@ def save_image(
     *,
     label: bool = False,
     credentials: Credentials | None = None,
+    srgb: bool = False,
 ) -> None:
     """Writes an image atomically, as PNG, JPEG or WebP by its suffix.
 
@@ -134,16 +192,20 @@ def save_image(
       mark: the provenance mark to write with it; None for an image that is not synthetic.
       label: whether to print in a corner that the image is synthetic.
       credentials: who signs the mark; None for nobody.
+      srgb: whether to embed sRGB's profile; without one, readers assume these colours.
 
     Raises:
       ValueError: if the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
-    check_output(path)
+    check_ending(path)
+    check_fits(image, path)
     format_ = _FORMATS[path.suffix.lower()]
     options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}}.get(format_, {})
     if format_ == "WEBP":
         options = {"lossless": True}
+    if srgb:
+        options["icc_profile"] = modes.srgb_profile()
     marked = {} if mark is None else mark.save_options(format_)
     sign = None
     if mark is not None and credentials is not None:
@@ -189,7 +251,6 @@ def save_layout(
       ValueError: if the file cannot be written or does not end in .png.
     """
     path = Path(path)
-    check_output(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: a layout is a PNG: end the name in .png")
     image = Image.fromarray(layout.astype(np.uint8))
@@ -211,7 +272,7 @@ def _write(
             if sign is not None:
                 temporary.write_bytes(sign(temporary.read_bytes()))
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error}") from error
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def check_ending(path: Path) -> None:
@@ -220,15 +281,35 @@ def check_ending(path: Path) -> None:
         raise ValueError(f"{path}: end the name in one of {', '.join(_FORMATS)}")
 
 
+def check_fits(image: np.ndarray, path: Path) -> None:
+    """ValueError for a image `[H, W, ...]` that is too long for the format of its name."""
+    longest = _LONGEST.get(_FORMATS[path.suffix.lower()])
+    if longest and max(image.shape[:2]) > longest:
+        raise ValueError(
+            f"{path}: {max(image.shape[:2])} pixels are too many for this format, which holds "
+            f"{longest} a side: end the name in .png"
+        )
+
+
 def check_output(path: str | Path) -> None:
-    """Checks before the work that a file can be written.
+    """Before the work, what would spoil it after.
 
     Raises:
-      ValueError: if the suffix is unknown, or the folder is missing or read-only.
+      ValueError: an unknown ending, a name too long, no such folder, or one that takes no files.
     """
     path = Path(path)
     check_ending(path)
-    if path.is_dir() or not path.parent.is_dir():
+    check_name(path)
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
         raise ValueError(f"{path}: give a file in a folder that exists")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path}: its folder cannot be written to, give another")
+    check_folder(path.parent)
+
+
+def check_name(path: Path) -> None:
+    """ValueError for a name that the file system refuses; the file need not exist."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: give another name") from error

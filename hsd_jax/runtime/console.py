@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 
 class Progress:
@@ -52,8 +52,8 @@ class Progress:
         """Prints a permanent line to stderr, above the bar; also without a terminal."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
-        elif sys.stderr is not None:
-            print(line, file=sys.stderr, flush=True)
+        else:
+            tell(line)
 
     def __enter__(self) -> Self:
         return self
@@ -100,15 +100,46 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def tell(line: str) -> None:
+    """A line on stderr; one that is closed or full does not spoil the work."""
+    stream = sys.stderr
+    if stream is None:
+        return
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Drops what could not be written: at its end Python would try again, and fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def fail(name: str, message: str) -> int:
     """Prints an error of a command in one line on stderr; returns its exit status, 2.
 
     HSD_DEBUG=1 adds the traceback of the current exception.
     """
     if os.environ.get("HSD_DEBUG") == "1":
-        traceback.print_exc()
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        tell(traceback.format_exc())
+    tell(f"{name}: {' '.join(message.split())}")
     return 2
+
+
+def settle_stdout() -> str | None:
+    """Writes out what was printed. Where it cannot be, it is dropped, and the reason returned.
+
+    A reader that went away ("| head") wanted no more: that is no reason.
+    """
+    if sys.stdout is None:
+        return None
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _silence(sys.stdout)
+        return None if isinstance(error, BrokenPipeError) else error.strerror
+    return None
 
 
 def module_parser(name: str, description: str | None) -> argparse.ArgumentParser:

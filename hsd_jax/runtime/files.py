@@ -30,6 +30,21 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Writes a block into a folder, or where it is to be made, and removes it.
+
+    Raises:
+      ValueError: it cannot be written to, or the disk is full.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there, buffering=0) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{there} cannot be written to ({reason}): give another folder") from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically."""
     with atomic(path) as temporary:
@@ -37,8 +52,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file in UTF-8 atomically."""
-    write_bytes(path, text.encode())
+    """Writes a file in UTF-8 atomically; names of files in it may be any bytes."""
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def _umask() -> int:

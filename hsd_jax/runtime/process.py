@@ -1,16 +1,20 @@
 """Settings of the process that JAX reads when it starts; only the console script applies them.
 
-Variables that the user has set in the environment are kept.
+Variables that the user has set in the environment are kept, except JAX's switches for debugging.
 """
 
+import atexit
 import gc
 import logging
 import os
 import platform
+import signal
 import sys
 import zlib
+from typing import Any, NoReturn
 
 from hsd_jax.runtime import cache
+from hsd_jax.runtime.console import one_line, settle_stdout
 
 # glibc maps every large buffer anew and unmaps it when freed, so each call of a network pays for
 # page faults again: 4.9 instead of 0.9 ms for a transform that writes 8 MB (AMD Zen 5). With these
@@ -23,14 +27,56 @@ _ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
+# Switches for debugging other programs: here they would stop the work or change what a seed gives.
+_FOR_DEVELOPERS = {
+    "JAX_DISABLE_JIT",
+    "JAX_ENABLE_X64",
+    "JAX_TRANSFER_GUARD",
+    "JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE",
+    "JAX_TRANSFER_GUARD_DEVICE_TO_HOST",
+    "JAX_TRANSFER_GUARD_HOST_TO_DEVICE",
+}
+_PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES")
+
+
+def take_streams() -> None:
+    """Makes the standard streams safe to print to, however the process was started.
+
+    A closed stream becomes the null device: otherwise the next file to be opened would get its
+    number, and messages would be written into it. Characters that the encoding of a stream lacks
+    are escaped, since file names may be any bytes.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if number:
+            # stdout buffered also under PYTHONUNBUFFERED: a full disk shows when all is done.
+            stream = open(
+                number, "w", 1 if number == 2 else -1, closefd=False,
+                encoding=getattr(getattr(sys, name), "encoding", None), errors="backslashreplace",
+            )  # fmt: skip
+            setattr(sys, name, stream)
+    atexit.register(settle_stdout)
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def prepare() -> None:
     """Sets JAX's cache and log level, then restarts the process with the allocator's settings.
 
     The restarted process finds `HSD_ALLOCATOR` in its environment and continues. Setting it
-    beforehand keeps glibc's own settings.
+    beforehand keeps glibc's own settings. SIGTERM ends the process as Ctrl-C does, so that
+    unfinished files are removed.
+
+    Raises:
+      ValueError: if XLA would abort the process because of XLA_FLAGS.
     """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _stop)
     gc.set_threshold(100_000, 50, 50)  # imports alone would trigger 100 collections
     folder = None if _CACHE in os.environ else _cache_folder()
     if folder:
@@ -38,6 +84,8 @@ def prepare() -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in _FOR_DEVELOPERS & os.environ.keys():
+        del os.environ[name]
     if "JAX_LOGGING_LEVEL" not in os.environ:
         # Hides "An NVIDIA GPU may be present", which is no concern of someone who swaps on a CPU.
         logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
@@ -47,6 +95,33 @@ def prepare() -> None:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
         except OSError:
             pass  # the process runs on, only slower
+    _check_flags()
+
+
+def _check_flags() -> None:
+    flags = os.environ.get("XLA_FLAGS")
+    if not flags:
+        return
+    import subprocess  # here: most processes need none, and start-up counts
+
+    trial = [sys.executable, "-c", "import jax; jax.devices()"]
+    done = subprocess.run(trial, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True)
+    if done.returncode:
+        raise ValueError(f"XLA does not take XLA_FLAGS={flags}: correct or unset it")
+
+
+def backend_fault() -> str | None:
+    """Returns why JAX finds no device, or None if it does: a wrong setting is not a bug."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return None
+    try:
+        jax.devices()
+        return None
+    except Exception as error:
+        reason = one_line(error) if str(error) else "no such platform is installed"
+    named = [f"{name}={os.environ[name]}" for name in _PLATFORMS if name in os.environ]
+    return f"JAX does not start with {' '.join(named) or 'this environment'} ({reason}): unset it"
 
 
 def has_compiled() -> bool:

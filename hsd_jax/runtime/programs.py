@@ -36,6 +36,7 @@ _SETTINGS = (
 _COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
+_DIGEST = 32  # bytes before each kept program
 _LOG = logging.getLogger(__name__)
 
 
@@ -77,7 +78,8 @@ class Program:
                 del self._ready[key]
                 own.set_exception(error)
                 raise
-        return ready.result()(*args)
+        with jax.transfer_guard("allow"):  # a user's guard is not meant for these
+            return ready.result()(*args)
 
     def prepare(self, *args: Any) -> None:
         """Loads the cached program for arguments like these in the background.
@@ -128,6 +130,8 @@ class Program:
     def _path(self, args: Any) -> Path | None:
         folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009
         if not folder or not can_serialize() or "://" in folder or _over_devices(args):
+            return None
+        if getattr(jax.config, "jax_disable_jit"):  # noqa: B009  # nothing is compiled then
             return None
         settings = [getattr(jax.config, name) for name in _SETTINGS]
         identity = (_package(), jax.__version__, jax.default_backend(), settings, self._facts)
@@ -186,18 +190,28 @@ def _package() -> str:
 
 
 def _read(path: Path) -> export.Exported | None:
+    """Returns None for a file that is missing or damaged; it is then written again.
+
+    A digest decides: a damaged program may be deserialized and fail later, or compute wrong values.
+    """
     try:
-        return export.deserialize(bytearray(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except Exception:  # damaged in some way: it is written again
-        return None
+        data = path.read_bytes()
+        if data[:_DIGEST] == _digest(path, data[_DIGEST:]):
+            return export.deserialize(bytearray(data[_DIGEST:]))
+    except Exception:  # no such file, not readable, or of another version of JAX
+        pass
+    return None
 
 
 def _write(path: Path, data: bytes) -> None:
     """Writes atomically, since processes may start together; ignores a full disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, data)
+        write_bytes(path, _digest(path, data) + data)
     except OSError:
         pass
+
+
+def _digest(path: Path, data: bytes) -> bytes:
+    """Of a program and its name: a copy under another name counts as damaged."""
+    return hashlib.blake2b(data, digest_size=_DIGEST, key=path.stem.encode()[-64:]).digest()

@@ -32,9 +32,10 @@ class Pair:
       head: the person whose head is kept, cropped to where it will stand.
       body: the person whose body and surroundings are kept.
       shift: the number of columns of the crop that neck alignment moved the head by.
-      notes: changes made to the photos, for the user.
+      notes: changes made to the photos, and problems with their files, for the user.
       edit: what is swapped and what is sampled.
       persons: their numbers in the head photo and the body photo, 1 for the largest face.
+      srgb: whether the body's file had a colour profile, see `imaging.files.Photo`.
     """
 
     head: Person
@@ -43,6 +44,7 @@ class Pair:
     notes: tuple[str, ...] = ()
     edit: Edit = Edit()
     persons: tuple[int, int] = (1, 1)
+    srgb: bool = False
 
     def warnings(self, labels: LabelSet) -> tuple[str, ...]:
         """Problems with the photos that may spoil the result, and `notes`."""
