@@ -15,6 +15,7 @@ from hsd_jax.bench.cli import add_bench
 from hsd_jax.evaluation.cli import add_eval
 from hsd_jax.runtime import process
 from hsd_jax.swapping.stablehlo import add_export
+from hsd_jax.web.cli import add_web
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,6 +111,7 @@ def _parser() -> _Parser:
     add_eval(subparsers)
     add_bench(subparsers)
     add_export(subparsers)
+    add_web(subparsers)
     return parser
 
 

@@ -18,7 +18,7 @@ from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo, save_image
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.imaging.provenance import Mark
-from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.parsing.photo_parser import Face, PhotoParser
 from hsd_jax.swapping.edits import Edit, at_photo
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Align, Pair, aligned, eyes_meet, frame_pair
@@ -171,6 +171,14 @@ class HeadSwapper:
         )  # fmt: skip
         (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress)
         return results[0] if samples == 1 else results
+
+    def parse(self, photo: Any) -> tuple[np.ndarray, list[Face]]:
+        """What a photo shows: classes of `spec.labels`, uint8 `[H, W]`, and faces, largest first.
+
+        Raises:
+          ValueError: it cannot be read.
+        """
+        return self._parser.parse(read_photo(photo, "the photo").pixels)
 
     def pair(
         self,
