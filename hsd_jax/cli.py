@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name = "hsd"
     try:
-        args = _parser().parse_args(argv)
+        args = build_parser().parse_args(argv)
         name = f"hsd {args.command}"
         if argv is None:
             process.prepare()
@@ -85,7 +85,8 @@ def _complete_paths(parser: Any, files: Any) -> None:
             action.complete = files
 
 
-def _parser() -> _Parser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `hsd` with all its commands; mistakes raise ValueError."""
     parser = _Parser(
         prog="hsd",
         description="Put the head of one photo on the body of another (HS-Diffusion in JAX).",

@@ -4,12 +4,13 @@ import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.themes import Soft
 
 from hsd_jax.runtime.console import one_line
+from hsd_jax.swapping.skin import SkinTone
 from hsd_jax.web.desk import BODY, HEAD, Desk, Swapped, Wish, nearest
 
 # What touches the networks waits its turn; this many may wait, the next are told to come again.
@@ -157,7 +158,7 @@ def _options(desk: Desk) -> list[Any]:
             info="calls of the UNet", min_width=120,
         )  # fmt: skip
         tone = gr.Radio(
-            ["auto", "keep", "match"], value="auto", label="Skin tone",
+            list(get_args(SkinTone)), value="auto", label="Skin tone",
             info="whether the body's skin follows the new face", min_width=220,
         )  # fmt: skip
     return [seed, steps, samples, tone]
@@ -215,8 +216,11 @@ def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> 
     def choose(swapped: Swapped | None, event: gr.SelectData) -> list[Any]:
         return [gr.skip(), gr.skip()] if swapped is None else _chosen(swapped, event.index)
 
-    def swap(*values: Any) -> tuple[list[str], dict[str, Any]]:
-        swapped = run(*values)
+    def swap(
+        head: Any, body: Any, seed: Any, steps: Any, samples: Any, skin_tone: Any, person: Any,
+        head_person: Any,
+    ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+        swapped = run(head, body, seed, steps, samples, skin_tone, person, head_person)
         return [str(path) for path in swapped.images], swapped.report
 
     parts = [result.slider, result.download, result.notes, result.samples, result.stages]
@@ -228,10 +232,17 @@ def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> 
         choose, result.swapped, [result.slider, result.download], api_visibility="private"
     )
     gr.Button(visible=False).click(
-        swap, inputs, [gr.File(file_count="multiple", visible=False), gr.JSON(visible=False)],
+        swap, [*inputs[:2], *_asked(desk)],
+        [gr.File(file_count="multiple", visible=False), gr.JSON(visible=False)],
         api_name="swap", api_description="The head of the first photo on the body of the second: "
         "an image a sample, and what there is to say of them.", **_TURN,
     )  # fmt: skip
+
+
+def _asked(desk: Desk) -> list[Any]:
+    """Components of the API's options, which refuse nothing themselves: `_wish` does, in words."""
+    numbers = [gr.Number(x, visible=False) for x in (0, desk.default_steps, 1, 1, 1)]
+    return [*numbers[:3], gr.Textbox("auto", visible=False), *numbers[3:]]
 
 
 def _chosen(swapped: Swapped, index: int) -> list[Any]:
@@ -241,7 +252,7 @@ def _chosen(swapped: Swapped, index: int) -> list[Any]:
 
 
 def _wish(seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, other: Any) -> Wish:
-    """What the page's options ask for.
+    """What the options of the page, or of the API, ask for.
 
     Raises:
       ValueError: one is out of range.
@@ -254,5 +265,7 @@ def _wish(seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, othe
     for name, (value, low, high) in ranges.items():
         if value is None or value != int(value) or not low <= value <= high:
             raise ValueError(f"{name} is {value}: give a whole number from {low} to {high}")
+    if skin_tone not in get_args(SkinTone):
+        raise ValueError(f"skin_tone is {skin_tone!r}: use one of {', '.join(get_args(SkinTone))}")
     numbers = {name: int(value) for name, (value, _, _) in ranges.items()}
-    return Wish(**numbers, skin_tone=skin_tone)  # type: ignore  # of the page's own choices
+    return Wish(**numbers, skin_tone=skin_tone)  # type: ignore  # which was checked
