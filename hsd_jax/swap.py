@@ -172,13 +172,19 @@ class HeadSwapper:
         (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress)
         return results[0] if samples == 1 else results
 
-    def parse(self, photo: Any) -> tuple[np.ndarray, list[Face]]:
-        """What a photo shows: classes of `spec.labels`, uint8 `[H, W]`, and faces, largest first.
+    def look(self, photo: Any) -> tuple[np.ndarray, np.ndarray, list[Face]]:
+        """What a swap sees in a photo.
+
+        Returns:
+          The photo turned upright, uint8 `[H, W, 3]`; its classes of `spec.labels`, uint8
+          `[H, W]`; and its faces in the order in which persons are counted.
 
         Raises:
-          ValueError: it cannot be read.
+          ValueError: if it cannot be read.
         """
-        return self._parser.parse(read_photo(photo, "the photo").pixels)
+        pixels = read_photo(photo, "the photo").pixels
+        upright = np.ascontiguousarray(np.rot90(pixels, self._parser.find(pixels)[0]))
+        return upright, *self._parser.parse(upright)
 
     def pair(
         self,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny import write_weights
 
-from hsd_jax import cli, weights
+from hsd_jax import HeadSwapper, cli, weights
 from hsd_jax.imaging.demo import find_photos
 
 if find_spec("gradio") is None:
@@ -27,6 +27,8 @@ from gradio_client.exceptions import AppError  # noqa: E402
 
 from hsd_jax.web.desk import BODY, Desk, nearest  # noqa: E402
 
+# Both sides of a comparison are compiled alike, and quickly.
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 ROOT = Path(__file__).parents[1]
 ACCOUNT = ("anna", "secret")
 
@@ -35,7 +37,7 @@ ACCOUNT = ("anna", "secret")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that find people and paint noise."""
     folder = write_weights(tmp_path_factory.mktemp("weights"), 128)
-    for path in weights.find().glob("parser.*"):
+    for path in [*weights.find().glob("parser.*"), *weights.find().glob("landmarks.*")]:
         shutil.copyfile(path, folder / path.name)
     return folder
 
@@ -54,7 +56,7 @@ def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     process = subprocess.Popen(
         [*command, "--weights", str(folder), "--auth", ":".join(ACCOUNT)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary),
-             "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": os.environ["HSD_JAX_TEST_CACHE"]},
+             "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": os.environ["HSD_JAX_TEST_CACHE"]},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
@@ -125,7 +127,7 @@ def test_what_cannot_be_swapped_is_told_in_words(client, tmp_path):
     Image.new("RGB", (200, 200)).save(blank)
     (tmp_path / "small.png").write_bytes(b"")
     message = refused(client, text, body)
-    assert message.startswith("the head photo is no") and "<" not in message and str(tmp_path) not in message
+    assert message.startswith("the head photo is no") and "/" not in message
     assert "the body photo: no face found" in refused(client, head, blank)
     assert "the body photo" in refused(client, head, tmp_path / "small.png")
     assert "there is no person 5" in refused(client, head, body, person=5)
@@ -196,19 +198,20 @@ def test_the_page_needs_nothing_from_elsewhere(visitor):
 # Behind the page
 
 
-def test_faces_are_numbered_as_a_swap_counts_them(swapper, tmp_path, pair):
+def test_faces_are_numbered_as_a_swap_counts_them(folder, tmp_path, pair):
     wide = Image.new("RGB", (1024, 512), "white")
     wide.paste(Image.fromarray(pair[1]), (0, 0))
     wide.paste(Image.fromarray(pair[1]).resize((330, 330)), (650, 182))
     wide.save(tmp_path / "two.png")
-    seen = Desk(swapper, tmp_path).look(tmp_path / "two.png", BODY)
+    desk = Desk(HeadSwapper.from_pretrained(folder), tmp_path)
+    seen = desk.look(tmp_path / "two.png", BODY)
     assert seen.picture.shape == (400, 800, 3) and len(seen.faces) == 2
     (x, _, large), (x2, y2, small) = seen.faces
     assert x < 400 < x2 and large > small
     assert nearest(seen.faces, x2 + 5, y2) == 2 and nearest(seen.faces, 0, 0) == 1
     with pytest.raises(ValueError, match="the body photo is no"):
         (tmp_path / "text.jpg").write_text("no image")
-        Desk(swapper, tmp_path).look(tmp_path / "text.jpg", BODY)
+        desk.look(tmp_path / "text.jpg", BODY)
 
 
 # The command

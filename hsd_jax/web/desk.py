@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     """What the parser sees in a photo."""
 
     picture: UInt8[np.ndarray, "h w 3"]
-    """The photo, small, under the colours of its layout, with its faces numbered."""
+    """The photo, upright and small, under the colours of its layout, with its faces numbered."""
     faces: list[tuple[float, float, float]]
     """x, y and size of each in that picture, the largest first."""
 
@@ -86,11 +86,10 @@ class Desk:
         Raises:
           ValueError: no photo, or none with a face.
         """
-        photo = _read(path, role)
-        layout, faces = self._swapper.parse(photo.pixels)
+        photo, layout, faces = self._swapper.look(_read(path, role))
         if not faces:
             raise ValueError(f"{role} shows no face: give a person from the front, upright")
-        return _drawn(photo.pixels, layout, faces, self.spec.labels)
+        return _drawn(photo, layout, faces, self.spec.labels)
 
     def swap(self, head: Path, body: Path, wish: Wish) -> Swapped:
         """One swap; arguments and errors as of `HeadSwapper.__call__`."""
