@@ -56,7 +56,8 @@ def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     process = subprocess.Popen(
         [*command, "--weights", str(folder), "--auth", ":".join(ACCOUNT)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary),
-             "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": os.environ["HSD_JAX_TEST_CACHE"]},
+             "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+             "JAX_COMPILATION_CACHE_DIR": os.environ["HSD_JAX_TEST_CACHE"]},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
