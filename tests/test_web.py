@@ -114,6 +114,7 @@ def test_a_swap_is_the_file_that_hsd_swap_writes(client, folder, tmp_path):
     assert "Synthetic image" in Image.open(file).info["Description"]
 
 
+@pytest.mark.slow  # four samples are programs of their own
 def test_samples_are_files_of_their_own(client):
     head, body = find_photos()
     files, _ = asked(client, head, body, samples=2, steps=3)

@@ -46,6 +46,8 @@ class Wish:
     skin_tone: SkinTone = "auto"
     person: int = 1
     head_person: int = 1
+    keep_steps: bool = False
+    """Whether the stages show what each step predicts: a program of its own."""
 
 
 class Swapped(NamedTuple):
@@ -96,7 +98,7 @@ class Desk:
         photos = _read(head, HEAD), _read(body, BODY)
         steps = None if wish.steps == self.default_steps else wish.steps
         results = self._swapper(
-            *photos, seed=wish.seed, steps=steps, samples=wish.samples, keep_steps=True,
+            *photos, seed=wish.seed, steps=steps, samples=wish.samples, keep_steps=wish.keep_steps,
             skin_tone=wish.skin_tone, person=wish.person, head_person=wish.head_person,
         )  # fmt: skip
         results = results if isinstance(results, list) else [results]

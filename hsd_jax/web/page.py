@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -198,14 +199,14 @@ class _Result:
 def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> None:
     """What the button, a choice among the samples, and the API do."""
 
-    def run(head: Path | None, body: Path | None, *wish: Any) -> Swapped:
+    def run(head: Path | None, body: Path | None, *wish: Any, keep_steps: bool) -> Swapped:
         with _told():
             if head is None or body is None:
                 raise ValueError("give two photos: one of the head, one of the body")
-            return desk.swap(head, body, _wish(*wish))
+            return desk.swap(head, body, replace(_wish(*wish), keep_steps=keep_steps))
 
     def show(*values: Any) -> list[Any]:
-        swapped = run(*values)
+        swapped = run(*values, keep_steps=True)
         notes = "\n".join(f"- {html.escape(warning)}" for warning in swapped.report["warnings"])
         samples = gr.Gallery(
             [str(path) for path in swapped.shown], visible=len(swapped.shown) > 1, selected_index=0
@@ -220,7 +221,8 @@ def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> 
         head: Any, body: Any, seed: Any, steps: Any, samples: Any, skin_tone: Any, person: Any,
         head_person: Any,
     ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
-        swapped = run(head, body, seed, steps, samples, skin_tone, person, head_person)
+        wish = (seed, steps, samples, skin_tone, person, head_person)
+        swapped = run(head, body, *wish, keep_steps=False)
         return [str(path) for path in swapped.images], swapped.report
 
     parts = [result.slider, result.download, result.notes, result.samples, result.stages]
