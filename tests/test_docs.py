@@ -41,6 +41,8 @@ def refusal(command: str) -> str:
         cli.build_parser().parse_args(words)
     except ValueError as error:
         return str(error)
+    except SystemExit:  # --help and --version say what they have to, and end
+        pass
     return ""
 
 

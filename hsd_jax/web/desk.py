@@ -111,15 +111,15 @@ class Desk:
         for number, result in enumerate(results, 1):
             name = f"swap-{wish.seed}" + (f"-{number}" if number > 1 else "")
             images.append(folder / f"{name}.png")
-            files.save_image(result.image, images[-1])
+            result.save(images[-1])
             shown.append(folder / f"{name}.jpg")
-            files.save_image(_at_most(result.image, _SHOWN), shown[-1])
+            files.save_image(_at_most(result.image, _SHOWN), shown[-1], result.mark)
         before = folder / "body.jpg"
-        files.save_image(_at_most(body.pixels, _SHOWN), before, synthetic=False)
+        files.save_image(_at_most(body.pixels, _SHOWN), before, mark=None)
         stages = []
         for number, (caption, picture) in enumerate(_stages(first, self.spec.labels), 1):
             stages.append((folder / f"stage-{number:02}.jpg", caption))
-            files.save_image(picture, stages[-1][0])
+            files.save_image(picture, stages[-1][0], first.mark)
         report = {
             "seed": wish.seed,
             "shift": first.shift,
