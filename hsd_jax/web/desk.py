@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from hsd_jax.imaging import files
 from hsd_jax.imaging.files import Photo
+from hsd_jax.imaging.sheets import numbered_faces
 from hsd_jax.labels import LabelSet, colorize
 from hsd_jax.swap import HeadSwapper, SwapResult
 from hsd_jax.swapping.skin import SkinTone
@@ -154,17 +155,8 @@ def _drawn(photo: np.ndarray, layout: np.ndarray, faces: Any, labels: LabelSet) 
     layout = np.asarray(small)
     mixed = (picture.astype(np.uint16) + colorize(layout, labels)) // 2
     mixed = np.where(layout[..., None] == labels.background, picture, mixed)
-    canvas = Image.fromarray(mixed.astype(np.uint8))
-    draw = ImageDraw.Draw(canvas)
     places = [(face.x * scale, face.y * scale, face.size * scale) for face in faces]
-    for number, (x, y, size) in reversed(list(enumerate(places, 1))):
-        reach, radius = max(14.0, 0.75 * size), max(12.0, 0.22 * size)
-        draw.circle((x, y), reach, outline="white", width=3)
-        place = (x + 0.7 * reach, y + 0.7 * reach)  # on the ring, beside the face
-        draw.circle(place, radius, fill="white", outline="black")
-        font = ImageFont.load_default(size=1.3 * radius)
-        draw.text(place, str(number), fill="black", font=font, anchor="mm")
-    return Seen(np.asarray(canvas), places)
+    return Seen(numbered_faces(mixed.astype(np.uint8), places), places)
 
 
 def _stages(result: SwapResult, labels: LabelSet) -> list[tuple[str, np.ndarray]]:
