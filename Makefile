@@ -7,7 +7,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: demo test parity lint fuzz audit lock clean
+.PHONY: demo test parity lint docs fuzz audit lock clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -45,6 +45,11 @@ audit: $(VENV)/.installed-demo
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
 	$(AUDIT)/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
+# The site: build/site/index.html. Fails on links that lead nowhere; needs no network.
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "wrote build/site/index.html"
+
 # Stamps: made once, and again only when what is to be installed has changed.
 $(VENV)/.installed-%: pyproject.toml requirements.lock | $(VENV)/.made
 	@echo "Installing hsd-jax[$*] into $(VENV)"
@@ -57,11 +62,12 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-# Newest versions within pyproject's ranges, for every Python that it allows.
+# The versions of requirements.lock, kept where pyproject's ranges still allow them, for every Python
+# that it allows. The newest instead: make lock UPGRADE=--upgrade
 lock: $(VENV)/.made
 	$(BIN)/python -m pip install -qq --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra test --extra web \
-		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(UPGRADE) --extra test \
+		--extra docs --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) demo sbom.json licences.md build dist .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from hsd_jax.evaluation.cli import add_eval
 from hsd_jax.runtime import process
 from hsd_jax.runtime.console import fail, one_line, settle_stdout, tell
 from hsd_jax.swapping.stablehlo import add_export
+from hsd_jax.web.cli import add_web
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         process.take_streams()
     try:
-        args = _parser().parse_args(argv)
+        args = build_parser().parse_args(argv)
         name = f"hsd {args.command}"
         if argv is None:
             process.prepare()
@@ -94,7 +95,8 @@ def _complete_paths(parser: Any, files: Any) -> None:
             action.complete = files
 
 
-def _parser() -> _Parser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `hsd` with all its commands; mistakes raise ValueError."""
     parser = _Parser(
         prog="hsd",
         description="Put the head of one photo on the body of another (HS-Diffusion in JAX).",
@@ -120,6 +122,7 @@ def _parser() -> _Parser:
     add_eval(subparsers)
     add_bench(subparsers)
     add_export(subparsers)
+    add_web(subparsers)
     return parser
 
 

@@ -18,7 +18,7 @@ from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo, save_image
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.imaging.provenance import Mark
-from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.parsing.photo_parser import Face, PhotoParser
 from hsd_jax.swapping.edits import Edit, at_photo
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Align, Pair, aligned, eyes_meet, frame_pair
@@ -173,6 +173,20 @@ class HeadSwapper:
         )  # fmt: skip
         (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress)
         return results[0] if samples == 1 else results
+
+    def look(self, photo: Any) -> tuple[np.ndarray, np.ndarray, list[Face]]:
+        """What a swap sees in a photo.
+
+        Returns:
+          The photo turned upright, uint8 `[H, W, 3]`; its classes of `spec.labels`, uint8
+          `[H, W]`; and its faces in the order in which persons are counted.
+
+        Raises:
+          ValueError: if it cannot be read.
+        """
+        pixels = read_photo(photo, "the photo").pixels
+        upright = np.ascontiguousarray(np.rot90(pixels, self._parser.find(pixels)[0]))
+        return upright, *self._parser.parse(upright)
 
     def pair(
         self,

@@ -1,0 +1,1 @@
+"""The page: swaps in a browser, on this machine (`hsd web`, the extra `web`)."""

@@ -1,0 +1,273 @@
+"""The page: its parts, and what happens when they are touched."""
+
+import html
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+from gradio.themes import Soft
+
+from hsd_jax.runtime.console import one_line
+from hsd_jax.swapping.skin import SkinTone
+from hsd_jax.web.desk import BODY, HEAD, Desk, Swapped, Wish, nearest
+
+# What touches the networks waits its turn; this many may wait, the next are told to come again.
+_TURN: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
+MAX_WAITING = 64
+MAX_SAMPLES = 4
+_MAX_STEPS = 50
+_KEPT_SECONDS = 3600
+
+_INTRO = """# Head swap
+The head of one photo on the body of another. Photos of people seen from about the same side, head
+and shoulders upright, work best."""
+_RESPONSIBLE = """A head swap shows someone in a place and a body that are not theirs. **Use photos
+of people who agreed to it, or of yourself.** Do not use it to deceive, to harass, for sexual
+content, for identification or to get around it, or to show a real person in a bad light. Every
+image carries a mark that says it is synthetic: leave it there, and say so where you show it."""
+_PRIVACY = """Photos stay on the computer that serves this page, which deletes them within two
+hours."""
+CSS = """
+.gradio-container {max-width: 1280px !important; margin: 0 auto !important}
+#seen-head, #seen-body {cursor: pointer}
+"""
+
+
+def theme() -> Soft:
+    """With the fonts of whoever looks at the page: none is fetched from elsewhere."""
+    return Soft(
+        primary_hue="indigo",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+def _upload(**options: Any) -> gr.Image:
+    """A photo that was uploaded, as its file: to be opened by `imaging.files` alone.
+
+    No class of its own: Gradio writes a stub file beside the source of each subclass.
+    """
+    photo: Any = gr.Image(**options)
+    move = photo.async_move_resource_to_block_cache
+
+    def to_file(payload: Any) -> Path | None:
+        # Gradio has checked that it is an upload.
+        return None if payload is None or payload.path is None else Path(payload.path)
+
+    async def move_no_address(path: str | Path | None) -> str | None:
+        if "://" in str(path):  # Gradio would fetch it
+            message = "upload the photo itself, not its address"
+            raise gr.Error(message, title="Not done", print_exception=False)
+        return await move(path)
+
+    photo.preprocess, photo.async_move_resource_to_block_cache = to_file, move_no_address
+    return photo
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors that are the photo's or the wish's, as the page says them."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = html.escape(one_line(error), quote=False)
+        raise gr.Error(message, title="Not done", print_exception=False) from None
+
+
+def build(desk: Desk, example: tuple[Path, Path] | None = None) -> gr.Blocks:
+    """The page of one set of weights, with its API, not yet served.
+
+    Args:
+      desk: does the work.
+      example: two photos to try it with.
+    """
+    with gr.Blocks(
+        title="Head swap", analytics_enabled=False, delete_cache=(600, _KEPT_SECONDS)
+    ) as page:
+        gr.Markdown(_INTRO)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                with gr.Row():
+                    head, head_person = _photo("1. Head", "head", HEAD, desk)
+                    body, person = _photo("2. Body", "body", BODY, desk)
+                wish = [*_options(desk), person, head_person]
+                button = gr.Button("Swap", variant="primary", size="lg")
+                if example:
+                    _example(example, head, body)
+            with gr.Column(scale=2, min_width=320):
+                result = _Result()
+        with gr.Accordion("Responsible use", open=True):
+            gr.Markdown(f"{_RESPONSIBLE} {_PRIVACY}")
+        _bind(desk, [head, body, *wish], button, result)
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    return page
+
+
+def _example(pair: tuple[Path, Path], head: gr.Image, body: gr.Image) -> None:
+    """A button that drops two photos."""
+    button = gr.Button("Try it with two photos in the public domain", size="sm")
+    paths = [str(path) for path in pair]
+    button.click(lambda: paths, None, [head, body], api_visibility="private")
+
+
+def _photo(label: str, name: str, role: str, desk: Desk) -> tuple[gr.Image, gr.Radio]:
+    """One photo: where it is dropped, what is seen in it, and who of it is meant."""
+    with gr.Column(min_width=160):
+        photo = _upload(
+            label=label, height=280, sources=["upload", "webcam", "clipboard"], elem_id=name
+        )
+        seen = gr.Image(
+            label="Found", height=280, interactive=False, buttons=[],
+            visible=False, elem_id=f"seen-{name}",
+        )  # fmt: skip
+        person = gr.Radio(
+            [("1", 1)], value=1, label="Person: choose, or touch a face above", visible=False
+        )
+        places = gr.State()
+
+    def look(path: Path | None) -> tuple[Any, ...]:
+        if path is None:
+            return gr.Image(visible=False), gr.Radio(value=1, visible=False), None
+        with _told():
+            found = desk.look(path, role)
+        numbers = [(str(n), n) for n in range(1, len(found.faces) + 1)]
+        radio = gr.Radio(numbers, value=1, visible=len(numbers) > 1)
+        return gr.Image(found.picture, visible=True), radio, found.faces
+
+    def pick(faces: Any, event: gr.SelectData) -> int:
+        x, y = event.index
+        return nearest(faces, x, y) if faces else 1
+
+    outputs = [seen, person, places]
+    photo.change(look, photo, outputs, api_visibility="private", show_progress="minimal", **_TURN)
+    seen.select(pick, places, person, api_visibility="private")
+    return photo, person
+
+
+def _options(desk: Desk) -> list[Any]:
+    """Components of `Wish`, in its order, up to the persons."""
+    with gr.Accordion("Options", open=False), gr.Row():
+        seed = gr.Number(
+            0, label="Seed", info="another one paints anew", precision=0, minimum=0, min_width=120
+        )
+        samples = gr.Slider(1, MAX_SAMPLES, 1, step=1, label="Samples", min_width=120)
+        steps = gr.Slider(
+            2, max(_MAX_STEPS, desk.default_steps), desk.default_steps, step=1, label="Steps",
+            info="calls of the UNet", min_width=120,
+        )  # fmt: skip
+        tone = gr.Radio(
+            list(get_args(SkinTone)), value="auto", label="Skin tone",
+            info="whether the body's skin follows the new face", min_width=220,
+        )  # fmt: skip
+    return [seed, steps, samples, tone]
+
+
+class _Result:
+    """Where a swap is shown."""
+
+    def __init__(self) -> None:
+        self.slider = gr.ImageSlider(
+            label="Before and after", interactive=False, buttons=["fullscreen"], max_height=520,
+            slider_position=8,
+        )  # fmt: skip
+        self.notes = gr.Markdown()
+        self.samples = gr.Gallery(
+            label="Samples: choose one", columns=MAX_SAMPLES, height=150, visible=False,
+            allow_preview=False, interactive=False,
+        )  # fmt: skip
+        self.download = gr.DownloadButton(
+            "Download at full size (PNG)", interactive=False, variant="secondary"
+        )
+        with gr.Accordion("How it was made", open=False):
+            self.stages = gr.Gallery(
+                label="Layouts, and the fusion step by step", columns=3, object_fit="contain",
+                interactive=False, buttons=["fullscreen"],
+            )  # fmt: skip
+        self.swapped = gr.State()
+
+    @property
+    def parts(self) -> list[Any]:
+        return [
+            *(self.slider, self.notes, self.samples),
+            *(self.download, self.stages, self.swapped),
+        ]
+
+
+def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> None:
+    """What the button, a choice among the samples, and the API do."""
+
+    def run(head: Path | None, body: Path | None, *wish: Any, keep_steps: bool) -> Swapped:
+        with _told():
+            if head is None or body is None:
+                raise ValueError("give two photos: one of the head, one of the body")
+            return desk.swap(head, body, replace(_wish(*wish), keep_steps=keep_steps))
+
+    def show(*values: Any) -> list[Any]:
+        swapped = run(*values, keep_steps=True)
+        notes = "\n".join(f"- {html.escape(warning)}" for warning in swapped.report["warnings"])
+        samples = gr.Gallery(
+            [str(path) for path in swapped.shown], visible=len(swapped.shown) > 1, selected_index=0
+        )
+        stages = [(str(path), caption) for path, caption in swapped.stages]
+        return [*_chosen(swapped, 0), notes, samples, stages, swapped]
+
+    def choose(swapped: Swapped | None, event: gr.SelectData) -> list[Any]:
+        return [gr.skip(), gr.skip()] if swapped is None else _chosen(swapped, event.index)
+
+    def swap(
+        head: Any, body: Any, seed: Any, steps: Any, samples: Any, skin_tone: Any, person: Any,
+        head_person: Any,
+    ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+        wish = (seed, steps, samples, skin_tone, person, head_person)
+        swapped = run(head, body, *wish, keep_steps=False)
+        return [str(path) for path in swapped.images], swapped.report
+
+    parts = [result.slider, result.download, result.notes, result.samples, result.stages]
+    button.click(
+        show, inputs, [*parts, result.swapped], api_visibility="private",
+        show_progress_on=result.slider, scroll_to_output=True, **_TURN,
+    )  # fmt: skip
+    result.samples.select(
+        choose, result.swapped, [result.slider, result.download], api_visibility="private"
+    )
+    gr.Button(visible=False).click(
+        swap, [*inputs[:2], *_asked(desk)],
+        [gr.File(file_count="multiple", visible=False), gr.JSON(visible=False)],
+        api_name="swap", api_description="The head of the first photo on the body of the second: "
+        "an image a sample, and what there is to say of them.", **_TURN,
+    )  # fmt: skip
+
+
+def _asked(desk: Desk) -> list[Any]:
+    """Components of the API's options, which refuse nothing themselves: `_wish` does, in words."""
+    numbers = [gr.Number(x, visible=False) for x in (0, desk.default_steps, 1, 1, 1)]
+    return [*numbers[:3], gr.Textbox("auto", visible=False), *numbers[3:]]
+
+
+def _chosen(swapped: Swapped, index: int) -> list[Any]:
+    """The slider and the button of one sample."""
+    slider = (str(swapped.before), str(swapped.shown[index]))
+    return [slider, gr.DownloadButton(value=str(swapped.images[index]), interactive=True)]
+
+
+def _wish(seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, other: Any) -> Wish:
+    """What the options of the page, or of the API, ask for.
+
+    Raises:
+      ValueError: one is out of range.
+    """
+    ranges = {
+        "seed": (seed, 0, 2**32 - 1), "steps": (steps, 2, _MAX_STEPS),
+        "samples": (samples, 1, MAX_SAMPLES), "person": (person, 1, 1000),
+        "head_person": (other, 1, 1000),
+    }  # fmt: skip
+    for name, (value, low, high) in ranges.items():
+        if value is None or value != int(value) or not low <= value <= high:
+            raise ValueError(f"{name} is {value}: give a whole number from {low} to {high}")
+    if skin_tone not in get_args(SkinTone):
+        raise ValueError(f"skin_tone is {skin_tone!r}: use one of {', '.join(get_args(SkinTone))}")
+    numbers = {name: int(value) for name, (value, _, _) in ranges.items()}
+    return Wish(**numbers, skin_tone=skin_tone)  # type: ignore  # which was checked

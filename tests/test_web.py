@@ -1,0 +1,306 @@
+"""`hsd web`: the page as it is served on loopback, asked through its API."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import write_weights
+
+from hsd_jax import HeadSwapper, cli, weights
+from hsd_jax.imaging.demo import find_photos
+
+if find_spec("gradio") is None:
+    pytest.skip("the extra web is not installed", allow_module_level=True)
+
+import httpx  # noqa: E402
+from gradio_client import Client, handle_file  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+
+from hsd_jax.web.desk import BODY, Desk, nearest  # noqa: E402
+
+# Both sides of a comparison are compiled alike, and quickly.
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+ROOT = Path(__file__).parents[1]
+ACCOUNT = ("anna", "secret")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that find people and paint noise."""
+    folder = write_weights(tmp_path_factory.mktemp("weights"), 128)
+    for path in [*weights.find().glob("parser.*"), *weights.find().glob("landmarks.*")]:
+        shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The command itself, for one account; at its end nothing is left of what it kept."""
+    port, temporary = free_port(), tmp_path_factory.mktemp("temporary")
+    command = [sys.executable, "-m", "hsd_jax.cli", "web", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--weights", str(folder), "--auth", ":".join(ACCOUNT)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary),
+             "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+             "JAX_COMPILATION_CACHE_DIR": os.environ["HSD_JAX_TEST_CACHE"]},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert f"http://127.0.0.1:{port}/" in process.stdout.readline()
+        yield f"http://127.0.0.1:{port}/"
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and "Traceback" not in said, said
+        assert not list(temporary.glob("hsd-web-*"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    downloads = str(tmp_path_factory.mktemp("downloads"))
+    return Client(url, auth=ACCOUNT, download_files=downloads, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def visitor(url: str) -> Iterator[httpx.Client]:
+    """Somebody who is logged in, with requests of any kind."""
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as visitor:
+        account = dict(zip(("username", "password"), ACCOUNT, strict=True))
+        assert visitor.post("login", data=account).status_code == 200
+        yield visitor
+
+
+def asked(client: Client, head: object, body: object, **options: object):
+    """What the API answers for two files."""
+    given = [x if isinstance(x, dict) else handle_file(str(x)) for x in (head, body)]
+    return client.predict(*given, **options, api_name="/swap")
+
+
+def refused(client: Client, *photos: object, **options: object) -> str:
+    with pytest.raises(AppError) as error:
+        asked(client, *photos, **options)
+    return str(error.value)
+
+
+# The API
+
+
+def test_a_swap_is_the_file_that_hsd_swap_writes(client, folder, tmp_path):
+    head, body = find_photos()
+    (file,), report = asked(client, head, body, seed=3)
+    out = tmp_path / "out.png"
+    told = ["swap", head, body, "-o", out, "--seed", 3, "--weights", folder]
+    assert cli.main([str(word) for word in told]) == 0
+    assert Path(file).read_bytes() == out.read_bytes()
+    assert report["seed"] == 3 and report["faces"] == {"head": 1, "body": 1}
+    assert "Synthetic image" in Image.open(file).info["Description"]
+
+
+@pytest.mark.slow  # four samples are programs of their own
+def test_samples_are_files_of_their_own(client):
+    head, body = find_photos()
+    files, _ = asked(client, head, body, samples=2, steps=3)
+    assert [Path(file).name for file in files] == ["swap-0.png", "swap-0-2.png"]
+    assert Path(files[0]).read_bytes() != Path(files[1]).read_bytes()
+
+
+def test_what_cannot_be_swapped_is_told_in_words(client, tmp_path):
+    head, body = find_photos()
+    text, blank = tmp_path / "text.jpg", tmp_path / "blank.png"
+    text.write_text("no image")
+    Image.new("RGB", (200, 200)).save(blank)
+    (tmp_path / "small.png").write_bytes(b"")
+    message = refused(client, text, body)
+    assert message.startswith("the head photo is no") and "/" not in message
+    assert "the body photo: no face found" in refused(client, head, blank)
+    assert "the body photo" in refused(client, head, tmp_path / "small.png")
+    assert "there is no person 5" in refused(client, head, body, person=5)
+
+
+def test_options_have_limits(client):
+    head, body = find_photos()
+    assert "whole number from 1 to 4" in refused(client, head, body, samples=99)
+    assert "from 0 to 4294967295" in refused(client, head, body, seed=-1)
+    assert "from 2 to 50" in refused(client, head, body, steps=1000)
+    assert "'green': use one of auto" in refused(client, head, body, skin_tone="green")
+
+
+# Under attack
+
+
+def sent(visitor: httpx.Client, content: bytes, name: str = "photo.jpg") -> httpx.Response:
+    return visitor.post("gradio_api/upload", files={"files": (name, content)})
+
+
+def test_a_password_is_asked_for(url):
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as stranger:
+        wrong = {"username": ACCOUNT[0], "password": "x"}
+        assert stranger.post("login", data=wrong).status_code == 400
+        assert stranger.get("config").status_code == 401
+        assert sent(stranger, b"text").status_code == 401
+        assert stranger.post("gradio_api/queue/join", json={"data": []}).status_code == 401
+
+
+def test_uploads_have_a_limit_and_stay_in_their_folder(visitor):
+    assert sent(visitor, bytes(50 * 2**20 + 1)).status_code == 413
+    (path,) = sent(visitor, b"text", "../../../../tmp/evil.jpg").json()
+    assert ".." not in path and Path(path).name == "evil.jpg" and "hsd-web-" in path
+    assert Path(path).read_bytes() == b"text"
+
+
+def test_only_uploads_are_opened(client, visitor, tmp_path):
+    head, body = find_photos()
+    secret = tmp_path / "secret.jpg"
+    shutil.copyfile(head, secret)
+    file = {"meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError):
+        client.predict({"path": str(secret), **file}, handle_file(body), api_name="/swap")
+    for address in ("http://127.0.0.1:9/x.jpg", "file:///etc/passwd"):
+        with pytest.raises(AppError):
+            client.predict({"path": address, **file}, handle_file(body), api_name="/swap")
+    for path in (secret, "/etc/passwd", weights.find() / "unet.json"):
+        assert visitor.get(f"gradio_api/file={path}").status_code == 403
+
+
+def test_pages_of_others_may_not_ask(visitor):
+    asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    for answer in (
+        visitor.options("gradio_api/queue/join", headers=asked),
+        visitor.get("config", headers=asked),
+    ):
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_page_needs_nothing_from_elsewhere(visitor):
+    page, style = visitor.get("").text, visitor.get("theme.css").text
+    assert "people who agreed to it" in page  # the words on responsible use are part of it
+    assert '"analytics_enabled":false' in page.replace(" ", "")
+    for text in (page, style):
+        assert not any(host in text for host in ("googleapis", "gstatic", "cdnjs", "jsdelivr"))
+
+
+# Behind the page
+
+
+def test_faces_are_numbered_as_a_swap_counts_them(folder, tmp_path, pair):
+    wide = Image.new("RGB", (1024, 512), "white")
+    wide.paste(Image.fromarray(pair[1]), (0, 0))
+    wide.paste(Image.fromarray(pair[1]).resize((330, 330)), (650, 182))
+    wide.save(tmp_path / "two.png")
+    desk = Desk(HeadSwapper.from_pretrained(folder), tmp_path)
+    seen = desk.look(tmp_path / "two.png", BODY)
+    assert seen.picture.shape == (400, 800, 3) and len(seen.faces) == 2
+    (x, _, large), (x2, y2, small) = seen.faces
+    assert x < 400 < x2 and large > small
+    assert nearest(seen.faces, x2 + 5, y2) == 2 and nearest(seen.faces, 0, 0) == 1
+    with pytest.raises(ValueError, match="the body photo is no"):
+        (tmp_path / "text.jpg").write_text("no image")
+        desk.look(tmp_path / "text.jpg", BODY)
+
+
+# The command
+
+
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "hsd_jax.web.server", raising=False)
+    monkeypatch.delitem(sys.modules, "hsd_jax.web.page", raising=False)
+    assert cli.main(["web"]) == 2
+    assert capsys.readouterr().err == (
+        "hsd web: the page needs an extra: pip install 'hsd-jax[web]'\n"
+    )
+
+
+@pytest.mark.filterwarnings("default")  # what Gradio's dependencies warn of is theirs
+def test_other_machines_are_warned_of(capsys):
+    for host, warned in (("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)):
+        assert cli.main(["web", "--host", host, "--weights", "nowhere"]) == 2
+        err = capsys.readouterr().err
+        assert ("without a password" in err) == warned and "no weights 'nowhere'" in err
+    assert cli.main(["web", "--host", "::", "--auth", "a:b", "--weights", "nowhere"]) == 2
+    assert "has the password" in capsys.readouterr().err
+
+
+def test_ports_and_accounts_that_are_none(url, folder, capsys):
+    assert cli.main(["web", "--port", "0"]) == 2 and cli.main(["web", "--auth", "anna"]) == 2
+    assert "give USER:PASSWORD" in capsys.readouterr().err
+
+
+# The load and the browser: slow
+
+
+def load(url: str, head: Path, body: Path, extra: dict[str, Path]) -> None:
+    """Ten swaps at once, and files that are none: each gets its answer."""
+    client = Client(url, auth=ACCOUNT, verbose=False)
+    files = handle_file(str(head)), handle_file(str(body))
+    jobs = [client.submit(*files, seed=seed, api_name="/swap") for seed in range(10)]
+    bad = {
+        name: client.submit(handle_file(str(path)), files[1], api_name="/swap")
+        for name, path in extra.items()
+    }
+    results = {Path(job.result(timeout=600)[0][0]).read_bytes() for job in jobs}
+    assert len(results) == 10
+    for name, job in bad.items():
+        if error := job.exception(timeout=600):
+            assert isinstance(error, AppError) and "the head photo" in str(error), name
+    waited = time.monotonic()
+    cancelled = client.submit(*files, api_name="/swap")
+    cancelled.cancel()
+    assert asked(client, head, body) and time.monotonic() - waited < 600
+
+
+@pytest.mark.slow
+def test_ten_at_once_a_huge_photo_and_a_text(url, tmp_path):
+    head, body = find_photos()
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.open(body).convert("RGB").resize((3240, 3240)).save(tmp_path / "huge.bmp")
+    assert (tmp_path / "huge.bmp").stat().st_size > 30 * 10**6
+    load(url, head, body, {n: tmp_path / n for n in ("text.jpg", "huge.bmp")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
+def test_a_swap_through_the_page(url, tmp_path, width, height):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": height})
+        elsewhere: list[str] = []
+        page.on("request", lambda request: elsewhere.append(request.url))
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        page.locator("input").nth(0).fill(ACCOUNT[0])
+        page.locator("input[type=password]").fill(ACCOUNT[1])
+        page.get_by_role("button", name="Login").click()
+        for name, photo in zip(("head", "body"), find_photos(), strict=True):
+            page.locator(f"#{name} input[type=file]").set_input_files(str(photo))
+            page.locator(f"#seen-{name} img").wait_for()
+        page.get_by_role("button", name="Swap", exact=True).click()
+        with page.expect_download() as download:
+            page.get_by_text("Download at full size").click(timeout=120_000)
+        download.value.save_as(tmp_path / "result.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        chromium.close()
+    assert Image.open(tmp_path / "result.png").size == Image.open(find_photos()[1]).size
+    assert not [x for x in elsewhere if not x.startswith((url, "data:", "blob:"))]
