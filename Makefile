@@ -35,7 +35,7 @@ fuzz: $(VENV)/.installed-fuzz
 		$(BIN)/python tests/fuzz/run.py $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
 
 # Licences and a bill of materials (CycloneDX) of what `make demo` installs, and known vulnerabilities
-# of the lock, which are asked of pypi.org. The tools live apart: they are not what is looked at.
+# of the lock, which the package index is asked for. The tools live apart: they are not what is looked at.
 AUDIT := $(VENV)/audit
 audit: $(VENV)/.installed-demo
 	@$(PYTHON) -m venv $(AUDIT)
