@@ -2,7 +2,7 @@
 
 Data flow: `HeadSwapper.pair` crops and parses both photos and aligns the necks;
 `swapping.runner` mixes and inpaints the layouts, then encodes, fuses and decodes;
-`swapping.finish` fits the result to the photos and pastes it back.
+`swapping.finish` fits the result to the photos and `swapping.paste` puts it into the body's.
 """
 
 import logging
