@@ -25,4 +25,5 @@ def test_the_notebook_runs_and_holds_no_outputs():
     names: dict[str, Any] = {}
     shown = [run("".join(cell["source"]), names) for cell in code]
     assert all(isinstance(image, Image.Image) for image in shown)
-    assert shown[0].size == Image.open(names["body"]).size
+    with Image.open(names["body"]) as body:
+        assert shown[0].size == body.size
