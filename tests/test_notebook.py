@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 PATH = Path(__file__).parents[1] / "notebooks/swap.ipynb"
@@ -18,6 +19,7 @@ def run(source: str, names: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(last.value), PATH.name, "eval"), names)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_holds_no_outputs():
     cells = json.loads(PATH.read_text("utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -25,4 +27,5 @@ def test_the_notebook_runs_and_holds_no_outputs():
     names: dict[str, Any] = {}
     shown = [run("".join(cell["source"]), names) for cell in code]
     assert all(isinstance(image, Image.Image) for image in shown)
-    assert shown[0].size == Image.open(names["body"]).size
+    with Image.open(names["body"]) as body:
+        assert shown[0].size == body.size

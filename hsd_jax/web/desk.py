@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,9 +134,11 @@ class Desk:
 def _read(path: Path, role: str) -> Photo:
     """The photo under the name of its role: nobody need know where the server keeps it."""
     try:
-        return Photo(files.open_photo(path), role)
+        photo = files.read_photo(path, role)
     except ValueError as error:
         raise ValueError(str(error).replace(str(path), role)) from None
+    notes = tuple(note.replace(str(path), role) for note in photo.notes)
+    return replace(photo, name=role, notes=notes)
 
 
 def _at_most(image: np.ndarray, side: int) -> np.ndarray:
