@@ -62,7 +62,7 @@ class _Networks(SwapNetworks):
     def align(self, heads, bodies):
         return jnp.zeros(len(heads), jnp.int32), heads
 
-    def plan(self, params, heads, bodies):
+    def plan(self, params, heads, bodies, region="head"):
         blended, masks = mix_layouts(heads, bodies, LABELS)
         layout = jnp.where((masks.rest > 0) & (bodies == NECK), NECK, blended)
         return Plan(blended, layout, masks.head > 0, masks.body > 0)

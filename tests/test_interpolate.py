@@ -33,7 +33,7 @@ def test_what_has_no_way_between_is_refused(tmp_path, capsys):
     folders = [str(tmp_path / name) for name in ("a", "b")]
     command = [*folders, "-o", str(tmp_path / "out"), "--parts", "condition"]
     assert interpolate.main(command) == 2
-    assert "no way between" in capsys.readouterr().err
+    assert "is another network" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"share is 1\.5"):
         interpolate.interpolate(tmp_path / "a", tmp_path / "a", tmp_path / "out", 1.5, [])
     assert not (tmp_path / "out").exists()

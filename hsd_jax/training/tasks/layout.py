@@ -171,6 +171,8 @@ def holes(batch: dict[str, Any], labels: LabelSet) -> jax.Array:
     Examples with `visible_neck` keep the neck, except in and near the partner's head.
     """
     covered = head_cover(batch["layout"], batch["partner"], labels)
+    if "visible_neck" not in batch:
+        return remove_neck(covered, labels).astype(jnp.int32)
     near = dilate(group_mask(batch["partner"], labels.head), _NEAR_HEAD) > 0
     visible = (batch["visible_neck"] > 0)[:, None, None] & ~near
     return jnp.where(visible, covered, remove_neck(covered, labels)).astype(jnp.int32)
