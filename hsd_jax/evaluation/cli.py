@@ -139,6 +139,7 @@ def _layout(parser: argparse.ArgumentParser) -> None:
         help="number of seeds, from --seed on (default: %(default)s)")  # fmt: skip
     add("--cover", choices=("paper", "fitted"), default="paper",
         help="leave the other head where it is, or fit it to this face")  # fmt: skip
+    add("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
 
 
 def _selfswap(parser: argparse.ArgumentParser) -> None:

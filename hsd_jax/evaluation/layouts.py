@@ -35,11 +35,12 @@ from hsd_jax.parsing.iou import Confusion, confusion, group_iou, ious, named_iou
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.runtime import console
 from hsd_jax.runtime.files import write_text
-from hsd_jax.swapping.mixing import group_mask, head_cover, remove_neck
+from hsd_jax.swapping.mixing import dilate, group_mask, head_cover, remove_neck
 from hsd_jax.swapping.plan import classes_without_head, layout_probs
 from hsd_jax.swapping.spec import Finish
 from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
+from hsd_jax.training.tasks.layout import NEAR_HEAD
 
 PAPER = {"mIoU": (0.9135, 0.0023), "neck IoU": (0.9319, 0.0016)}
 """The paper's mean and deviation over ten seeds (section 5.3), on SHHQ only."""
@@ -49,6 +50,7 @@ VIEWS = {
     "input": "the layout with its holes, the baseline",
     "generator": "the generator's layout, averaged over mirror images",
     "swap": "as in a swap: the generator's classes, except the head's, in the holes only",
+    "visible": "the same, if the neck is known where the other head does not hide it",
 }
 
 
@@ -94,20 +96,32 @@ class Filler:
         unet = weights.read_record(folder, "unet")
         finish = Finish.read(unet["extra"].get("finish", {}))
 
-        def fill(params: Any, layouts: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
-            holed = remove_neck(head_cover(layouts, others, labels), labels)
+        def inpaint(params: Any, holed: jax.Array) -> jax.Array:
             side = holed.shape[1]
             if side % size:
                 raise ValueError(f"layouts of {side} pixels: give a multiple of {size}")
             factor = side // size
             small = holed[:, factor // 2 :: factor, factor // 2 :: factor]
-            probs = layout_probs(part.module, params, small, labels, finish)
+            return layout_probs(part.module, params, small, labels, finish)
+
+        def filled(known: jax.Array, probs: jax.Array) -> jax.Array:
+            found = classes_without_head(probs, known.shape[1], labels, finish)
+            holes = ~group_mask(known, (*labels.head, *labels.body, *labels.neck))
+            return jnp.where(holes, found, known)
+
+        def fill(params: Any, layouts: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+            covered = head_cover(layouts, others, labels)
+            holed = remove_neck(covered, labels)
+            probs = inpaint(params, holed)
             enlarged = jax.image.resize(probs, (*holed.shape, labels.num_classes), "bilinear")
-            rest = ~group_mask(holed, (*labels.head, *labels.body))
+            near = dilate(group_mask(others, labels.head), NEAR_HEAD) > 0
+            visible = jnp.where(near, holed, covered)
+            shown = visible if part.extra.get("visible_neck") else holed
             return {
                 "input": holed,
                 "generator": enlarged.argmax(-1),
-                "swap": jnp.where(rest, classes_without_head(probs, side, labels, finish), holed),
+                "swap": filled(holed, probs),
+                "visible": filled(visible, inpaint(params, shown)),
             }
 
         self._fill, self._params = jax.jit(fill), part.params
@@ -167,7 +181,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """`hsd eval layout`; returns the report and writes it to the file of --json."""
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         raise ValueError(f"{options.json}: give a file in a folder that exists")
-    source, labels = load_source(options.data, "test", name=options.dataset), options.labels
+    source, labels = load_source(options.data, options.split, name=options.dataset), options.labels
     fill = Filler(weights.find(options.weights))
     chosen = usable(source, labels, options.sources)[: options.count]
     layouts = [remap(np.asarray(source.layout(i)), labels, fill.labels) for i in chosen]
@@ -189,7 +203,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.json:
         write_text(options.json, json.dumps(content, indent=1) + "\n")
-    print(f"{len(layouts)} test layouts, {len(seeds)} seeds, head-cover {options.cover}: "
+    print(f"{len(layouts)} {options.split} layouts, {len(seeds)} seeds, cover {options.cover}: "
           "mean +- deviation [95 % interval of the mean]")  # fmt: skip
     print(table(summary))
     return content
