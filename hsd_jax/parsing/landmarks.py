@@ -17,7 +17,7 @@ from hsd_jax.runtime.programs import Program
 Box = tuple[float, float, float]
 """A face's centroid (column, row) and the square root of its area, in the photo's pixels."""
 
-TRUSTED = 0.9  # confidence; with less the landmarks are not used
+TRUSTED = 0.95  # confidence; with less the landmarks are not used
 _HEIGHT = 2.587  # from chin to forehead, in eye distances; median of 72 portraits
 _EYES, _TURNED = 0.7, 30.0  # weight of the eyes for a frontal head; yaw in degrees where it is 0
 _AREA = 0.8  # a face's area, divided by its width between the edges times its height
