@@ -105,10 +105,11 @@ def test_a_result_says_srgb_and_does_not_tell_the_date(tmp_path):
     for ending in (".png", ".jpg", ".webp"):
         files.save_image(_gradient(), tmp_path / f"a{ending}", srgb=True)
         with Image.open(tmp_path / f"a{ending}") as image:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            data = image.info["icc_profile"]
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         assert "sRGB" in ImageCms.getProfileDescription(profile)
-    year = profile.profile.creation_date.year  # as today's date, it would change every result
-    assert year == 2020
+        # Today's date would change every result. Pillow 12.3 cannot tell a date in January.
+        assert struct.unpack(">6H", data[24:36]) == (2020, 1, 1, 0, 0, 0)
     np.testing.assert_array_equal(files.open_photo(tmp_path / "a.png"), _gradient())
 
 

@@ -74,14 +74,15 @@ def test_a_signal_ends_it_in_one_line_and_leaves_no_half_file(tmp_path, number):
     path = tmp_path / "out.png"
     body = "\n    ".join(
         [
-            "import time, pathlib; from hsd_jax.runtime.files import atomic",
+            "import time, pathlib, signal; from hsd_jax.runtime.files import atomic",
+            "signal.signal(signal.SIGINT, signal.default_int_handler)",  # where the tests ignore it
             f"with atomic(pathlib.Path({str(path)!r})) as part:",
             "    part.write_bytes(b'half'); print('half', flush=True); time.sleep(60)",
         ]
     )
     with subprocess.Popen(
         [sys.executable, "-c", _HSD.format(body=body), "info"], stdout=-1, stderr=-1, text=True,
-        env={**os.environ, "HSD_ALLOCATOR": "kept"}, preexec_fn=_default_signals,
+        env={**os.environ, "HSD_ALLOCATOR": "kept"},
     ) as running:  # fmt: skip
         assert running.stdout is not None and running.stdout.readline() == "half\n"
         running.send_signal(number)
@@ -89,10 +90,6 @@ def test_a_signal_ends_it_in_one_line_and_leaves_no_half_file(tmp_path, number):
     assert running.returncode == 128 + number
     assert err == "hsd info: stopped, nothing is left half-written\n"
     assert not list(tmp_path.iterdir())
-
-
-def _default_signals() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
 
 
 _DEVICES = "import jax; jax.devices(); jax.numpy.zeros(3)"

@@ -93,7 +93,8 @@ def train(
             if not finished:
                 return state
         checkpoints.wait()
-        run.release()
+        if export_only or checkpoints.latest is not None:  # a run of no steps saves nothing
+            run.release()
     return state
 
 
