@@ -70,7 +70,7 @@ def _save(folder: Path, name: str, module: nn.Module, facts: dict[str, Any], *ar
 
 @cache
 def _params(module: nn.Module, *args: jax.ShapeDtypeStruct) -> Any:
-    """Of shapes alone: nothing compiles, but to trace takes seconds, more where types are checked."""
+    """From shapes alone: nothing compiles. Tracing takes seconds, more where types are checked."""
     checked = not jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
