@@ -1,9 +1,12 @@
 """A whole set of weights of any size, small enough to compile in a moment; untrained."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from flax import linen as nn
 
@@ -61,5 +64,16 @@ def write_weights(
 
 
 def _save(folder: Path, name: str, module: nn.Module, facts: dict[str, Any], *args: Any) -> None:
-    params = random_params(module, *args)  # of shapes alone: nothing compiles
+    params = _params(module, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in args))
     weights.save_part(folder, name, module, params, facts, np.float32)
+
+
+@cache
+def _params(module: nn.Module, *args: jax.ShapeDtypeStruct) -> Any:
+    """From shapes alone: nothing compiles. Tracing takes seconds, more where types are checked."""
+    checked = not jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        return random_params(module, *args)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", not checked)
