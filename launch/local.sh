@@ -26,8 +26,14 @@ done
 trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
 while ((${#children[@]})); do
   status=0 ended=
-  wait -n -p ended "${children[@]}" || status=$?
-  [ -n "$ended" ] || continue  # a trapped signal ends `wait` early
+  wait -n -p ended "${children[@]}" 2>/dev/null || status=$?
+  if [ -z "${ended:-}" ]; then  # a trapped signal ended `wait`, or a child ended before it
+    ended=
+    for child in "${children[@]}"; do kill -0 "$child" 2>/dev/null || ended=$child; done
+    [ -n "$ended" ] || continue
+    status=0
+    wait "$ended" 2>/dev/null || status=$?
+  fi
   for i in "${!children[@]}"; do
     if [ "${children[$i]}" = "$ended" ]; then number=$i; unset "children[$i]"; fi
   done
