@@ -35,12 +35,12 @@ from hsd_jax.parsing.iou import Confusion, confusion, group_iou, ious, named_iou
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.runtime import console
 from hsd_jax.runtime.files import write_text
-from hsd_jax.swapping.mixing import dilate, group_mask, head_cover, remove_neck
+from hsd_jax.swapping.mixing import group_mask
 from hsd_jax.swapping.plan import classes_without_head, layout_probs
 from hsd_jax.swapping.spec import Finish
 from hsd_jax.training.augment import fit_partner
 from hsd_jax.training.input import load_source
-from hsd_jax.training.tasks.layout import NEAR_HEAD
+from hsd_jax.training.tasks.layout import holes
 
 PAPER = {"mIoU": (0.9135, 0.0023), "neck IoU": (0.9319, 0.0016)}
 """The paper's mean and deviation over ten seeds (section 5.3), on SHHQ only."""
@@ -106,16 +106,15 @@ class Filler:
 
         def filled(known: jax.Array, probs: jax.Array) -> jax.Array:
             found = classes_without_head(probs, known.shape[1], labels, finish)
-            holes = ~group_mask(known, (*labels.head, *labels.body, *labels.neck))
-            return jnp.where(holes, found, known)
+            unknown = ~group_mask(known, (*labels.head, *labels.body, *labels.neck))
+            return jnp.where(unknown, found, known)
 
         def fill(params: Any, layouts: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
-            covered = head_cover(layouts, others, labels)
-            holed = remove_neck(covered, labels)
+            pair = {"layout": layouts, "partner": others}
+            holed = holes(pair, labels)
             probs = inpaint(params, holed)
             enlarged = jax.image.resize(probs, (*holed.shape, labels.num_classes), "bilinear")
-            near = dilate(group_mask(others, labels.head), NEAR_HEAD) > 0
-            visible = jnp.where(near, holed, covered)
+            visible = holes(pair | {"visible_neck": jnp.ones(len(layouts))}, labels)
             shown = visible if part.extra.get("visible_neck") else holed
             return {
                 "input": holed,

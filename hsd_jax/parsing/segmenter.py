@@ -81,11 +81,6 @@ class Segmenter:
             (self._balanced, (images, mean, mean)),
         ]
 
-    def prepare(self) -> None:
-        """Loads programs that earlier processes compiled, in the background."""
-        for program, arguments in self.programs():
-            program.prepare(*arguments)
-
     def glance(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
         """Class probabilities from one scale; h and w must be multiples of 64."""
         images = image[None]

@@ -160,12 +160,8 @@ def _outline(region: np.ndarray, side: int, rows: slice) -> np.ndarray:
 
 def _beyond_outline(image: np.ndarray, behind: np.ndarray, scale: float) -> np.ndarray:
     """The image with the colours inside its outline along it and beyond: latents there mix both."""
-    width = _whole(_FINE * scale)
-    inner = np.asarray(ndimage.binary_erosion(~behind, iterations=width, border_value=1), bool)
-    near = _local_mean(image, inner, _FINE * scale)
-    known = ndimage.gaussian_filter(inner.astype(np.float32), _FINE * scale)[..., None] > 1e-3
-    edge = _share(~inner, scale)
-    return image + edge * np.where(known, near - image, 0)
+    inner = _eroded(~behind, _whole(_FINE * scale))
+    return image + _share(~inner, scale) * _towards(image, inner, _FINE * scale)
 
 
 def _continued(
@@ -221,11 +217,21 @@ def _clean_edge(
 ) -> np.ndarray:
     """What brings a region's edge to the colours inside it: a latent there mixes it with others."""
     width = _whole(_EDGE * scale)
-    inner = ndimage.binary_erosion(region, iterations=width, border_value=1)
+    inner = _eroded(region, width)
     edge = _share(region, scale) * (1 - _share(inner, scale))
-    near = _local_mean(image, inner, width)
-    known = ndimage.gaussian_filter(inner.astype(np.float32), width)[..., None] > 1e-3
-    return strength * edge * np.where(known, near - image, 0)
+    return strength * edge * _towards(image, inner, width)
+
+
+def _eroded(region: np.ndarray, width: int) -> np.ndarray:
+    """A region without its edge, bool `[H, W]`; the image's frame is no edge."""
+    return np.asarray(ndimage.binary_erosion(region, iterations=width, border_value=1), bool)
+
+
+def _towards(image: np.ndarray, inner: np.ndarray, sigma: float) -> np.ndarray:
+    """What brings an image to the colours of a region nearby, 0 where none is near."""
+    near = _local_mean(image, inner, sigma)
+    known = ndimage.gaussian_filter(inner.astype(np.float32), sigma)[..., None] > 1e-3
+    return np.where(known, near - image, 0)
 
 
 def _share(region: np.ndarray, scale: float) -> np.ndarray:

@@ -7,7 +7,7 @@ leave strands of the old head in the air.
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from hsd_jax.imaging import framing
@@ -30,6 +30,8 @@ _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 class Matte(NamedTuple):
     """The soft edge of a head."""
 
+    image: UInt8[np.ndarray, "m m 3"]
+    """The crop that was matted."""
     alpha: Float[np.ndarray, "m m"]
     """1 on the head, 0 on the background."""
     zone: Float[np.ndarray, "m m"]
@@ -46,16 +48,14 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
     size = max(_SIDE, spec.size)
     image = framing.take(head.photo, head.crop, size)
     layout = framing.enlarge(head.layout, size)
-    alpha, zone = _matte(image, layout, spec.labels, size, spec.finish.hair)
-    far = np.asarray(ndimage.distance_transform_edt(~np.isin(layout, spec.labels.head)))
-    far *= 256 / size
+    alpha, zone, far = _matte(image, layout, spec.labels, size, spec.finish.hair)
     alpha = np.clip((alpha - _HAZE) / (1 - 2 * _HAZE), 0, 1)
     # A hat has no strands; those before a busy background cannot be told from it.
     stray = (far > 0) & (alpha < _least_alpha(image, far) - _STRAND)
     stray |= (far > _BRIM) & _along_hat(layout, spec.labels)
     alpha = np.where(stray, 0, alpha).astype(np.float32)
     soft = ndimage.gaussian_filter(zone.astype(np.float32), size / 256)
-    return Matte(alpha, soft)
+    return Matte(image, alpha, soft)
 
 
 def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
@@ -66,10 +66,8 @@ def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
       spec: of the weights; `finish.old_hair` is how far out strands are searched for.
     """
     size = len(body.image)
-    alpha, zone = _matte(body.image, body.layout, spec.labels, size, spec.finish.old_hair)
-    head = np.isin(body.layout, spec.labels.head)
-    far = np.asarray(ndimage.distance_transform_edt(~head)) * 256 / size
-    found = (alpha > _least_alpha(body.image, far)) & zone & ~head
+    alpha, zone, far = _matte(body.image, body.layout, spec.labels, size, spec.finish.old_hair)
+    found = (alpha > _least_alpha(body.image, far)) & zone & (far > 0)
     return np.asarray(ndimage.binary_dilation(found, iterations=max(1, round(_NEAR * size / 256))))
 
 
@@ -97,8 +95,9 @@ def _least_alpha(image: np.ndarray, far: np.ndarray) -> np.ndarray:
 
 def _matte(
     image: np.ndarray, layout: np.ndarray, labels: LabelSet, size: int, reach: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The alpha of a head, and the zone along its border with the background."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The alpha of a head, the zone along its border with the background, and how far from the head
+    each pixel is, in pixels at 256."""
     head, background = np.isin(layout, labels.head), layout == labels.background
     other = ~head & ~background
     inner = np.asarray(ndimage.distance_transform_edt(head))
@@ -110,4 +109,4 @@ def _matte(
     to_other = np.asarray(ndimage.distance_transform_edt(~other))
     band &= (to_background < to_other) | ~other.any()
     alpha = closed_form(image, head & ~band, ~head & ~band)
-    return alpha, band
+    return alpha, band, outer / unit

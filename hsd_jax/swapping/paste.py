@@ -122,9 +122,8 @@ class _Hair:
     @classmethod
     def of(cls, pair: Pair, spec: SwapSpec) -> "_Hair":
         matte = head_matte(pair.head, spec)
-        image = framing.take(pair.head.photo, pair.head.crop, len(matte.alpha))
         alpha = np.where(matte.zone > 0.5, matte.alpha, 1.0).astype(np.float32)
-        return cls(matte.alpha, matte.zone, *colours_apart(image, alpha))
+        return cls(matte.alpha, matte.zone, *colours_apart(matte.image, alpha))
 
     def on(self, layers: Layers, side: int, rows: slice) -> Layers:
         """Rows of layers whose head ends in its own strands."""

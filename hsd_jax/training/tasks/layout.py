@@ -25,7 +25,7 @@ from hsd_jax.training.rng import per_example
 from hsd_jax.training.state import Aux, Batch, Metrics, Params
 from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
 
-NEAR_HEAD = 3  # pixels around a removed head in which a neck is not sure (see `swapping.plan`)
+_NEAR_HEAD = 3  # pixels around a removed head in which a neck is not sure (see `swapping.plan`)
 
 
 class LayoutTask(Task):
@@ -173,7 +173,7 @@ def holes(batch: dict[str, Any], labels: LabelSet) -> jax.Array:
     covered = head_cover(batch["layout"], batch["partner"], labels)
     if "visible_neck" not in batch:
         return remove_neck(covered, labels).astype(jnp.int32)
-    near = dilate(group_mask(batch["partner"], labels.head), NEAR_HEAD) > 0
+    near = dilate(group_mask(batch["partner"], labels.head), _NEAR_HEAD) > 0
     visible = (batch["visible_neck"] > 0)[:, None, None] & ~near
     return jnp.where(visible, covered, remove_neck(covered, labels)).astype(jnp.int32)
 
