@@ -163,6 +163,7 @@ class Settings:
     steps: int | None
     preserve: str
     skin_tone: str
+    light: str
     align: Align
     region: Region
     generate: Generated | None
@@ -253,6 +254,7 @@ class Batch:
         return swapper.pair(
             self._base / job.head, body,
             person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,
+            light=self._settings.light,
             align=self._settings.align, edit=self._edit,
         )  # fmt: skip
 

@@ -352,6 +352,13 @@ def _sampler() -> argparse.ArgumentParser:
         "the faces differ visibly)",
     )
     shared.add_argument(
+        "--light",
+        choices=("match", "keep"),
+        default="match",
+        help="show the head in the colour of the body photo's light, or as it is "
+        "(default: %(default)s)",
+    )
+    shared.add_argument(
         "--align",
         choices=("shift", "none"),
         default="shift",

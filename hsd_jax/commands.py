@@ -54,7 +54,7 @@ def batch(args: argparse.Namespace) -> int:
     folder, edit = weights.find(args.weights), Edit.of(args.region, args.hair)
     settings = batches.Settings(
         weights.fingerprint(folder), args.solver, args.steps, args.preserve, args.skin_tone,
-        args.align, edit.region, args.generate, args.label,
+        args.light, args.align, edit.region, args.generate, args.label,
     )  # fmt: skip
     run = batches.Batch(jobs, args.output, base, settings, credentials, process_of)
     with Progress(unit="pair") as progress:
@@ -127,8 +127,8 @@ def explain(args: argparse.Namespace) -> None:
         sampling = Sampling(args.solver, args.steps)
         result = swapper(
             head, body, seed=args.seed, steps=args.steps, solver=args.solver,
-            preserve=args.preserve, skin_tone=args.skin_tone, person=args.person,
-            head_person=args.head_person, keep_steps=True, align=args.align,
+            preserve=args.preserve, skin_tone=args.skin_tone, light=args.light,
+            person=args.person, head_person=args.head_person, keep_steps=True, align=args.align,
             edit=Edit.of(args.region, args.hair, generate=args.generate),
             progress=lambda stage: progress.stage(f"{stage} ..."),
         )  # fmt: skip
@@ -211,6 +211,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         solver=args.solver,
         preserve=args.preserve,
         skin_tone=args.skin_tone,
+        light=args.light,
         person=args.person,
         head_person=args.head_person,
         keep_steps=args.save_steps is not None,

@@ -20,6 +20,7 @@ from hsd_jax.imaging.framing import Crop
 from hsd_jax.imaging.provenance import Mark
 from hsd_jax.parsing.photo_parser import Face, PhotoParser
 from hsd_jax.swapping.edits import Edit, at_photo
+from hsd_jax.swapping.light import Light, one_light
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Align, Pair, aligned, eyes_meet, frame_pair
 from hsd_jax.swapping.paste import Preserve, paste_back
@@ -128,6 +129,7 @@ class HeadSwapper:
         solver: str = "dpmpp",
         preserve: Preserve = "photo",
         skin_tone: SkinTone = "auto",
+        light: Light = "match",
         person: int = 1,
         head_person: int = 1,
         keep_steps: bool = False,
@@ -148,6 +150,7 @@ class HeadSwapper:
             decodes the whole crop from latents, as in the paper.
           skin_tone: whether the body's skin takes the tone of the new face: "auto" (if the faces
             differ visibly), "keep" (never) or "match" (always).
+          light: whether the head takes the colour of the body's light: "match" or "keep".
           person: which person of the body photo to use; 1 is the one with the largest face.
           head_person: the same for the head photo.
           keep_steps: whether to return the solver's prediction at each step.
@@ -168,8 +171,8 @@ class HeadSwapper:
         self._runner.prepare(samples, sampling)
         _enter("parsing", progress)
         pair = self.pair(
-            head, body, person=person, head_person=head_person, skin_tone=skin_tone, align=align,
-            edit=edit,
+            head, body, person=person, head_person=head_person, skin_tone=skin_tone, light=light,
+            align=align, edit=edit,
         )  # fmt: skip
         (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress)
         return results[0] if samples == 1 else results
@@ -196,6 +199,7 @@ class HeadSwapper:
         person: int = 1,
         head_person: int = 1,
         skin_tone: SkinTone = "auto",
+        light: Light = "match",
         align: Align = "shift",
         edit: Edit = WHOLE_HEAD,
     ) -> Pair:
@@ -216,6 +220,7 @@ class HeadSwapper:
         pair = replace(
             pair, edit=edit, persons=(head_person, person), notes=notes, srgb=photos[1].srgb
         )
+        pair = one_light(pair, self.spec, light)
         if not edit.keeps_face:
             return pair
         toned = one_skin(pair, self.spec, skin_tone)

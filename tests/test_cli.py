@@ -215,16 +215,16 @@ def test_swap_passes_its_options_on(tmp_path, pair, swapper):
     assert cli.main(["swap", *pair, "-o", out]) == 0
     assert swapper.asked == {
         "seed": 0, "steps": None, "solver": "dpmpp", "person": 1, "head_person": 1,
-        "preserve": "photo", "skin_tone": "auto", "align": "shift",
+        "preserve": "photo", "skin_tone": "auto", "light": "match", "align": "shift",
     }  # fmt: skip
     options = (
         "--seed 7 --steps 9 --solver ddim --person 2 --head-person 3 --preserve latents "
-        "--skin-tone keep --align none --region hair --generate clothes"
+        "--skin-tone keep --light keep --align none --region hair --generate clothes"
     ).split()
     assert cli.main(["swap", *pair, "-o", out, *options]) == 0
     assert swapper.asked == {
         "seed": 7, "steps": 9, "solver": "ddim", "person": 2, "head_person": 3,
-        "preserve": "latents", "skin_tone": "keep", "align": "none",
+        "preserve": "latents", "skin_tone": "keep", "light": "keep", "align": "none",
     }  # fmt: skip
     assert swapper.edit == Edit("hair", "clothes")
 

@@ -179,6 +179,12 @@ def _faces(parser: argparse.ArgumentParser) -> None:
     add("--others", type=Path, required=True, metavar="DIR", help="photos that show none")
 
 
+def _light(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--one", type=Path, required=True, metavar="DIR", help="portraits in one light")
+    add("--any", type=Path, required=True, metavar="DIR", help="portraits in any light")
+
+
 def _identity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="HEAD BODY [HEAD BODY ...]")
 
@@ -208,6 +214,10 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
     ),
     "faces": (
         "faces.run", "which photos are taken, doubted or refused", "weights", _faces,
+    ),
+    "light": (
+        "light.run", "how much of a difference in hue between two faces is light", "weights",
+        _light,
     ),
     "severity": (
         "severity.run", "test whether a distance grows as images get worse", f"{_DATA} extractors",

@@ -3,11 +3,21 @@
 import numpy as np
 
 
+def to_linear(rgb: np.ndarray) -> np.ndarray:
+    """Converts sRGB, 0 to 255, to linear light, float32, 0 to 1."""
+    x = np.asarray(rgb, np.float32) / 255
+    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+def from_linear(linear: np.ndarray) -> np.ndarray:
+    """Inverts `to_linear`."""
+    x = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (x * 255).astype(np.float32)
+
+
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """Converts sRGB, 0 to 255, to CIE L*a*b* under D65, float32 `[..., 3]`."""
-    x = np.asarray(rgb, np.float32) / 255
-    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ _XYZ.T / _XYZ.sum(1)
+    xyz = to_linear(rgb) @ _XYZ.T / _XYZ.sum(1)
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     lightness = 116 * f[..., 1] - 16
     a, b = 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])
@@ -19,9 +29,7 @@ def to_rgb(lab: np.ndarray) -> np.ndarray:
     y = (lab[..., 0] + 16) / 116
     f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
     xyz = np.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)
-    linear = np.clip((xyz * _XYZ.sum(1)) @ np.linalg.inv(_XYZ).T, 0, 1)
-    x = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return (x * 255).astype(np.float32)
+    return from_linear(np.clip((xyz * _XYZ.sum(1)) @ np.linalg.inv(_XYZ).T, 0, 1))
 
 
 _XYZ = np.array(

@@ -8,7 +8,7 @@ People", 1996), so the face's hue tells skin from clothes.
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from scipy import ndimage
 
 from hsd_jax.imaging.colour import to_lab
@@ -17,6 +17,7 @@ from hsd_jax.labels import LabelSet
 _SKIN = "skin"
 _LIMBS = ("skin", "left_arm", "right_arm", "left_leg", "right_leg")
 _MIN_FACE = 50  # pixels; the median of fewer is unreliable
+_MIN_INNER_FACE = 200
 _SMOOTH = 1.5  # sigma of the blur before colours are compared
 
 # Distances in CIE a*b* from the face's median, by reliable training layouts: for skin the median is
@@ -29,6 +30,14 @@ _SAME = (6.0, 25.0)  # distance in chroma and in lightness that counts as the fa
 def skin_classes(labels: LabelSet) -> tuple[int, ...]:
     """The classes of neck and bare limbs."""
     return (*labels.neck, *(i for i in labels.body if labels.classes[i] in _LIMBS))
+
+
+def face_pixels(
+    image: UInt8[np.ndarray, "h w 3"], layout: Integer[np.ndarray, "h w"], labels: LabelSet
+) -> UInt8[np.ndarray, "n 3"] | None:
+    """The colours of a face without its edge; None if there are too few for a reliable median."""
+    face = np.asarray(ndimage.binary_erosion(layout == labels.face, iterations=3), bool)
+    return image[face] if face.sum() >= _MIN_INNER_FACE else None
 
 
 def by_complexion(

@@ -16,7 +16,7 @@ from scipy import ndimage
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.colour import to_lab, to_rgb
 from hsd_jax.labels import LabelSet
-from hsd_jax.parsing.complexion import skin_classes
+from hsd_jax.parsing.complexion import face_pixels, skin_classes
 from hsd_jax.parsing.guided_filter import guided_filter
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.runtime.programs import Program
@@ -29,7 +29,6 @@ _SAME = 2.0  # CIE76; smaller differences are not visible
 # Distances in a*b* from the person's face that are certainly skin and certainly not; for their
 # distribution in training images see `parsing.complexion`.
 _ALIKE, _FAR = 16.0, 26.0
-_MIN_FACE = 200  # pixels; the median of fewer is unreliable
 _RIM = 0.04  # of the crop's side; the change fades out over it towards the edges
 
 
@@ -90,10 +89,10 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
 
 def _face_tone(person: Person, labels: LabelSet) -> Float[np.ndarray, "3"]:
     """The median L*a*b* of a face; NaN if too little of it is visible."""
-    face = np.asarray(ndimage.binary_erosion(person.layout == labels.face, iterations=3), bool)
-    if face.sum() < _MIN_FACE:
+    pixels = face_pixels(person.image, person.layout, labels)
+    if pixels is None:
         return np.full(3, np.nan, np.float32)
-    return np.median(to_lab(person.image[face]), axis=0)
+    return np.median(to_lab(pixels), axis=0)
 
 
 def _skin(

@@ -64,6 +64,8 @@ class Finish:
     """Whether visible pixels of the body's neck are kept; the paper generates them anew."""
     skin_tone: bool = False
     """Whether the body's skin may take the tone of the new face (see `swapping.skin`)."""
+    light: bool = False
+    """Whether the head may take the colour of the light in the body's photo (`swapping.light`)."""
     follow_necks: bool = False
     """Whether heads are aligned by their necks too (see `mixing.extended_neck_shift`)."""
 
