@@ -32,7 +32,6 @@ _MIN_FACE = 50  # pixels: fewer have no reliable median
 # Sigmas and widths in pixels of a crop of 256.
 _FINE, _COARSE = 2.0, 6.0  # of a colour at an edge, of a tone without its folds
 _HUE = 2.0  # of the hue of painted skin
-_EDGE = 3  # of painted skin, that takes the colours inside
 _SOFT = 1.0  # of a region's soft edge
 _OUTLINE = 1.5  # of what is rounded off a painted outline
 _SHARP = 2.0  # pixels of the photo over which an outline goes from one side to the other
@@ -136,9 +135,6 @@ def settle(
         bare = skin & (layers.body_alpha == 1) & inside
         known = (layers.body, bare) if bare.sum() > _MIN_SKIN * face.sum() else (layers.head, face)
         result = even_hue(result, skin, *known, finish.hue, finish.hue_range, scale)
-    if finish.clean_edge:
-        cleaner = _clean_edge(result, skin, finish.clean_edge, scale)
-        result = result + layers.generated_alpha[..., None] * cleaner
     behind = (layout == labels.background) & inside
     seen = layers.body_alpha * behind
     if not finish.background or seen.mean() <= _SEEN:
@@ -210,16 +206,6 @@ def even_hue(
     too_far = np.maximum(chroma - reach, 0) / np.maximum(chroma, 1e-6)
     lab[..., 1:] -= back * too_far * away
     return painted + _share(skin, scale) * (to_rgb(lab) - painted)
-
-
-def _clean_edge(
-    image: np.ndarray, region: np.ndarray, strength: float, scale: float
-) -> np.ndarray:
-    """What brings a region's edge to the colours inside it: a latent there mixes it with others."""
-    width = _whole(_EDGE * scale)
-    inner = _eroded(region, width)
-    edge = _share(region, scale) * (1 - _share(inner, scale))
-    return strength * edge * _towards(image, inner, width)
 
 
 def _eroded(region: np.ndarray, width: int) -> np.ndarray:

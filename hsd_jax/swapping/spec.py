@@ -48,8 +48,6 @@ class Finish:
     """How far generated skin outside `hue_range` moves back to it, 0 to 1."""
     hue_range: float = 4.0
     """How far the hue of generated skin may differ from visible skin's, in CIE a*b*."""
-    clean_edge: float = 0.0
-    """How far the edge of generated skin, where latents mix, takes the colour inside it, 0 to 1."""
     hair: float = 0.0
     """How far around the new head hair is matted, in pixels at 256; 0 for not at all."""
     old_hair: float = 0.0
