@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lost := settle_stdout():
             # What was asked for as files is there: that counts, and what is said of it less.
             status = fail(name, f"its report cannot be printed: {lost}")
-            return 0 if getattr(args, "output", None) else status
+            status = 0 if getattr(args, "output", None) else status
+        if argv is None:
+            process.leave(status)
         return status
     except KeyboardInterrupt as stop:
         tell(f"{name}: stopped, nothing is left half-written")

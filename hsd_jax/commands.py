@@ -13,6 +13,7 @@ from typing import Any
 from hsd_jax.runtime import process
 from hsd_jax.runtime.console import Progress, tell
 from hsd_jax.runtime.files import check_folder
+from hsd_jax.runtime.threads import spread
 
 
 def swap(args: argparse.Namespace) -> None:
@@ -174,6 +175,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     from hsd_jax.imaging import drawings, files
     from hsd_jax.imaging.sheets import contact_sheet
 
+    started = round(process.age() - progress.seconds, 3)
     outputs = _numbered(args.output, args.samples)
     beside = [path for path in (args.sheet, args.save_layout) if path]
     for output in (*outputs, *beside):
@@ -187,7 +189,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         check_folder(args.save_steps)
     progress.stage("reading the photos ...")
     # Read the photos first: unreadable ones are reported before JAX starts.
-    head, body = (files.read_photo(path) for path in (args.head, args.body))
+    head, body = spread(files.read_photo, (args.head, args.body))
     files.check_fits(body.pixels, args.output)
     mask = drawings.open_mask(args.mask) if args.mask else None
 
@@ -200,8 +202,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     palette = swapper.spec.labels.palette if args.layout or args.save_layout else ()
     layout = drawings.open_layout(args.layout, palette) if args.layout else None
     edit = Edit.of(args.region, args.hair, generate=args.generate, layout=layout, mask=mask)
-    painting = "painting ..."
-    progress.stage(painting if process.has_compiled() else f"compiling (once), then {painting}")
+    once = "" if process.has_compiled() else "(and compiling, once) "
     results = swapper(
         head,
         body,
@@ -217,6 +218,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         keep_steps=args.save_steps is not None,
         align=args.align,
         edit=edit,
+        progress=lambda stage: progress.stage(f"{stage} {once}..."),
     )
     results = results if isinstance(results, list) else [results]
     first = results[0]
@@ -240,13 +242,19 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         "output": str(outputs[0]),
         "outputs": [str(output) for output in outputs],
         "seconds": progress.seconds,
+        "timings": {"starting": started, **progress.timings},
         "shift": first.shift,
         "faces": {"head": first.faces[0], "body": first.faces[1]},
         "warnings": list(first.warnings),
-        "changed_fraction": round(float((first.image != body.pixels).any(-1).mean()), 6),
+        "changed_fraction": _changed(first.image, body.pixels),
         "seed": args.seed,
     }
     return first, report
+
+
+def _changed(image: Any, photo: Any) -> float:
+    red, green, blue = (image != photo).transpose(2, 0, 1)
+    return round(float((red | green | blue).mean()), 6)
 
 
 def _credentials(args: argparse.Namespace) -> Any:

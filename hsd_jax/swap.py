@@ -7,6 +7,7 @@ Data flow: `HeadSwapper.pair` crops and parses both photos and aligns the necks;
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,10 @@ from hsd_jax.imaging.provenance import Mark
 from hsd_jax.parsing.photo_parser import Face, PhotoParser
 from hsd_jax.swapping.edits import Edit, at_photo
 from hsd_jax.swapping.light import Light, one_light
+from hsd_jax.swapping.mattes import Matte
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Align, Pair, aligned, eyes_meet, frame_pair
-from hsd_jax.swapping.paste import Preserve, paste_back
+from hsd_jax.swapping.paste import Preserve, begin_matte, paste_back
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.runner import Device, Runner
 from hsd_jax.swapping.skin import SkinTone, one_skin
@@ -249,6 +251,9 @@ class HeadSwapper:
           A list of `samples` results for each pair.
         """
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
+        # Mattes are made beside the networks.
+        whole = preserve == "latents"
+        mattes = [None if whole else begin_matte(p, p.edit.finish(self.spec)) for p in pairs]
         plan = self._runner.plan_pairs(pairs)
         _enter("painting", progress)
         painted = self._runner.paint(
@@ -262,7 +267,7 @@ class HeadSwapper:
         return [
             [
                 self._finished(
-                    pair, Plan(*(x[i] for x in plan)), painted.images[i, n], preserve,
+                    pair, Plan(*(x[i] for x in plan)), painted.images[i, n], preserve, mattes[i],
                     () if history is None else tuple(history[:, i, n]),
                 )
                 for n in range(samples)
@@ -276,11 +281,12 @@ class HeadSwapper:
         plan: Plan,
         image: np.ndarray,
         preserve: Preserve,
+        matte: Future[Matte] | None,
         steps: tuple[np.ndarray, ...],
     ) -> SwapResult:
         head, body = pair.head, pair.body
         edit = pair.edit
-        pasted = paste_back(pair, plan, image, edit.finish(self.spec), preserve)
+        pasted = paste_back(pair, plan, image, edit.finish(self.spec), preserve, matte)
         result, notes = edit.limited(pasted.image, body.photo), pair.warnings(self.spec.labels)
         if np.array_equal(result, body.photo):
             notes += ("nothing is changed: the result is the body photo",)

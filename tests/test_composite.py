@@ -33,6 +33,10 @@ def layers() -> Layers:
     return Layers(body, body, np.zeros(hole.shape, np.float32), finish.soft_mask(~hole, 3.0))
 
 
+def whole(settled: finish.Settled, side: int) -> np.ndarray:
+    return settled.at(side)((slice(0, side), slice(0, side)))
+
+
 def test_kept_pixels_are_untouched_and_the_hole_is_painted(layers: Layers):
     painted = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     result = finish.blend(painted, layers)
@@ -62,7 +66,7 @@ def test_painted_colours_are_moved_to_the_border(layers: Layers):
 def test_hidden_background_continues_what_is_around(layers: Layers, spec):
     painted = np.full((64, 64, 3), 10, np.uint8)
     layout = np.full((64, 64), HALFBODY9.background)
-    settled = settle(painted, layers, layout, spec, EVERYWHERE).at(64)
+    settled = whole(settle(painted, layers, layout, spec, EVERYWHERE), 64)
     np.testing.assert_allclose(settled[20:44, 20:44], 120, atol=1)
 
 
@@ -113,7 +117,7 @@ def test_without_a_finish_what_is_painted_stays(layers: Layers, spec):
     layout = np.full((64, 64), HALFBODY9.index("clothes"))
     plain = replace(spec, finish=Finish())
     settled = settle(painted, layers, layout, plain, EVERYWHERE)
-    np.testing.assert_array_equal(settled.at(64), painted)
+    np.testing.assert_array_equal(whole(settled, 64), painted)
 
 
 def test_what_is_painted_takes_the_grain_of_the_photo(layers: Layers, spec):
@@ -124,12 +128,11 @@ def test_what_is_painted_takes_the_grain_of_the_photo(layers: Layers, spec):
     crop = replace(layers, body=framing.resize(photo, 64), body_alpha=kept)
     layout = np.full((64, 64), HALFBODY9.index("clothes"))
     settled = settle(np.full((64, 64, 3), 120, np.uint8), crop, layout, spec, EVERYWHERE)
-    rows = slice(100, 156)
-    plain = settled.at(256, rows)
-    grain = detail.carried(photo, detail.reduced(photo, 64), settled.sources, rows)
-    grained = (plain + grain)[:, 100:156]
-    assert plain[:, 100:156].std() < 4 and 8 < grained.std() < 16
-    np.testing.assert_allclose(plain, settled.at(256)[rows], atol=1e-3)
+    tile = slice(100, 156), slice(90, 150)
+    plain = settled.at(256)(tile)
+    grained = plain + detail.Carried.of(photo, settled.sources).at(tile)
+    assert plain[:, 10:].std() < 4 and 8 < grained[:, 10:].std() < 16
+    np.testing.assert_allclose(plain, whole(settled, 256)[tile], atol=1e-3)
 
 
 def test_a_painted_outline_is_as_sharp_as_a_photo(spec):
@@ -142,5 +145,5 @@ def test_a_painted_outline_is_as_sharp_as_a_photo(spec):
     layers = Layers(colours, colours, np.zeros((64, 64), np.float32), finish.soft_mask(~hole, 3.0))
     blurred = ndimage.gaussian_filter(colours.astype(np.float32), (3, 3, 0)).astype(np.uint8)
     settled = settle(blurred, layers, layout, spec, EVERYWHERE)
-    row = settled.at(512)[256, :, 0]
+    row = whole(settled, 512)[256, :, 0]
     assert np.count_nonzero((row[200:312] > 60) & (row[200:312] < 180)) <= 3

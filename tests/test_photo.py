@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -392,18 +393,70 @@ def test_what_is_not_synthetic_carries_no_provenance(tmp_path):
         assert not image.getexif() and "Description" not in image.info
 
 
-def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
-    (tmp_path / "a.png").write_bytes(b"old")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"old")
+    write = Path.write_bytes
 
-    def disk_full(self, path, **_):
-        path.write_bytes(b"half")
+    def disk_full(self, path=None, **_):
+        write(path if isinstance(path, Path) else self, b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", disk_full)
-    with pytest.raises(ValueError, match="a.png cannot be written: No space left"):
-        files.save_image(_image(), tmp_path / "a.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == b"old"
+    writer = (Path, "write_bytes") if name == "a.png" else (Image.Image, "save")
+    monkeypatch.setattr(*writer, disk_full)
+    with pytest.raises(ValueError, match=f"{name} cannot be written: No space left"):
+        files.save_image(_image(), tmp_path / name)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 80), (513, 7), (512, 3), (1, 300)])
+def test_a_png_in_parts_is_read_back_whole(tmp_path, height, width):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    pixels[: height // 2] //= 128
+    files.save_image(pixels, tmp_path / "a.png", srgb=True)
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()  # every checksum
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+        assert image.info["icc_profile"] and b"hsd_jax" in image.info["xmp"]
+
+
+@pytest.mark.parametrize("side", [50, 700, 90])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_tile_is_that_of_the_whole_resized(side, smooth):
+    values = np.random.default_rng(0).random((600, 600, 2)).astype(np.float32)
+    tile = slice(side // 3, side // 2), slice(0, side // 5)
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.LANCZOS
+    bands = [Image.fromarray(band).resize((side, side), how) for band in values.transpose(2, 0, 1)]
+    wanted = np.stack(bands, -1)[tile]
+    np.testing.assert_allclose(framing.Scaled(values, side, smooth).at(tile), wanted, atol=1e-5)
+    image = np.uint8(255 * values[..., [0, 1, 0]])
+    wanted = framing.resize(image, side)[tile].astype(int)
+    assert np.abs(framing.Scaled(image, side).at(tile) - wanted).max() <= 1
+    rows, columns = framing.cells(tile, side, 600)
+    apart = values.copy()
+    apart[rows, columns] = 0
+    if smooth and side > 600:  # enlarged, a tile only depends on its cells
+        assert (framing.Scaled(apart, side, smooth).at(tile) == 0).all()
+
+
+@pytest.mark.parametrize("crop", [Crop(10, 5, 40), Crop(-10, -20, 100), Crop(50, 30, 64)])
+def test_what_is_put_by_tiles_is_pasted(crop):
+    square = np.random.default_rng(1).integers(0, 256, (crop.side, crop.side, 3), np.uint8)
+    photo, edges = _image(), (0, crop.side // 3, crop.side)
+    parts = [slice(*edges[:2]), slice(*edges[1:])]
+    for tile in ((rows, columns) for rows in parts for columns in parts):
+        framing.put(photo, square[tile], crop, tile)
+    np.testing.assert_array_equal(photo, framing.paste(_image(), square, crop))
+
+
+def test_the_tiles_of_a_square_cover_it_once():
+    counts = np.zeros((1200, 1200), int)
+    for tile in framing.tiles(1200):
+        counts[tile] += 1
+    assert (counts == 1).all()
 
 
 def test_output_names_are_checked(tmp_path):

@@ -5,6 +5,8 @@ import numpy as np
 
 def to_linear(rgb: np.ndarray) -> np.ndarray:
     """Converts sRGB, 0 to 255, to linear light, float32, 0 to 1."""
+    if getattr(rgb, "dtype", None) == np.uint8:
+        return to_linear(np.arange(256))[rgb]
     x = np.asarray(rgb, np.float32) / 255
     return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 

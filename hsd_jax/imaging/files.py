@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from hsd_jax.imaging import modes
+from hsd_jax.imaging import modes, png
 from hsd_jax.imaging.credentials import Credentials
 from hsd_jax.imaging.provenance import Mark, labelled
 from hsd_jax.runtime.files import atomic, check_folder
@@ -210,8 +210,16 @@ def save_image(
     sign = None
     if mark is not None and credentials is not None:
         sign = partial(credentials.sign, format_=format_, mark=mark)
-    shown = Image.fromarray(labelled(image) if label else image)
-    _write(shown, path, format_, options | marked, sign)
+    shown = labelled(image) if label else image
+    if format_ == "PNG":
+        save = partial(_save_png, shown, **options | marked)
+    else:
+        save = partial(Image.fromarray(shown).save, format=format_, **options | marked)
+    _write(save, path, sign)
+
+
+def _save_png(image: np.ndarray, path: Path, **options: Any) -> None:
+    path.write_bytes(png.encode(image, **options))
 
 
 def save_animation(
@@ -232,7 +240,7 @@ def save_animation(
     durations = [round(1000 * seconds / len(images))] * len(others) + [1500]
     options = {"save_all": True, "append_images": others, "duration": durations, "loop": 0,
                "quality": 90, **({} if mark is None else mark.save_options("WEBP"))}  # fmt: skip
-    _write(first, path, "WEBP", options)
+    _write(partial(first.save, format="WEBP", **options), path)
 
 
 def save_layout(
@@ -256,19 +264,15 @@ def save_layout(
     image = Image.fromarray(layout.astype(np.uint8))
     # 256 entries: with fewer than 17, Pillow packs the indices into 4 bits or less.
     image.putpalette(np.asarray(palette, np.uint8).tobytes().ljust(768, b"\0"))
-    _write(image, path, "PNG", {})
+    _write(partial(image.save, format="PNG"), path)
 
 
 def _write(
-    image: Image.Image,
-    path: Path,
-    format_: str,
-    options: dict[str, Any],
-    sign: Callable[[bytes], bytes] | None = None,
+    save: Callable[[Path], None], path: Path, sign: Callable[[bytes], bytes] | None = None
 ) -> None:
     try:
         with atomic(path) as temporary:
-            image.save(temporary, format=format_, **options)
+            save(temporary)
             if sign is not None:
                 temporary.write_bytes(sign(temporary.read_bytes()))
     except OSError as error:

@@ -1,14 +1,20 @@
 """Square crops of photos: cut out, resize, paste back."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-_ROWS = 512  # of a strip
-_GAP = 3.0  # two steps then differ from one by a fifth of a level on average
+from hsd_jax.runtime.threads import spread
+
+_TILE = 512  # pixels a side
 _SUPPORT = 4  # pixels of an image around one that Lanczos reads, and one more
+_GAP = 3.0  # two steps then differ from one by a fifth of a level on average
+
+Tile = tuple[slice, slice]
+"""Rows and columns of a square."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,21 @@ def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
 
     Beyond the photo, its edge pixels are repeated.
     """
-    height, width = photo.shape[:2]
-    right, bottom = crop.left + crop.side, crop.top + crop.side
-    if min(crop.left, crop.top) >= 0 and right <= width and bottom <= height:
-        square = photo[crop.top : bottom, crop.left : right]
-    else:
-        rows = np.clip(np.arange(crop.top, bottom), 0, height - 1)
-        columns = np.clip(np.arange(crop.left, right), 0, width - 1)
-        square = photo[rows][:, columns]
+    rows, above, below = _overlap(crop.top, crop.side, photo.shape[0])
+    columns, before, after = _overlap(crop.left, crop.side, photo.shape[1])
+    square = photo[rows, columns]
+    if above or below or before or after:
+        beyond = [(above, below), (before, after), (0, 0)]
+        square = np.pad(square, beyond[: photo.ndim], "edge")
     return square if size in (None, crop.side) else resize(square, size)
+
+
+def _overlap(start: int, length: int, size: int) -> tuple[slice, int, int]:
+    """Which of an axis' `size` pixels a stretch shows, at least one, and how many lie beyond."""
+    first = min(max(start, 0), size - 1)
+    last = min(max(start + length, first + 1), size)
+    before = min(max(first - start, 0), length - (last - first))
+    return slice(first, last), before, length - before - (last - first)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -54,7 +66,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     To much smaller sizes by means of whole blocks first (Pillow's `reducing_gap`).
     """
     how, shape = Image.Resampling.LANCZOS, (size, size)
-    return np.asarray(Image.fromarray(image).resize(shape, how, reducing_gap=_GAP))
+    return np.asarray(_image(image).resize(shape, how, reducing_gap=_GAP))
 
 
 def enlarge(layout: np.ndarray, size: int) -> np.ndarray:
@@ -63,27 +75,56 @@ def enlarge(layout: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
 
 
-def strips(side: int) -> list[slice]:
-    """The rows of a square in parts, so that what is made for one part at a time fits in memory."""
-    return [slice(at, min(at + _ROWS, side)) for at in range(0, side, _ROWS)]
+def tiles(side: int) -> list[Tile]:
+    """A square in parts, so that what is made for one part at a time fits into a core's cache."""
+    parts = [slice(at, min(at + _TILE, side)) for at in range(0, side, _TILE)]
+    return [(rows, columns) for rows in parts for columns in parts]
 
 
-def resize_rows(values: np.ndarray, side: int, rows: slice, smooth: bool = False) -> np.ndarray:
-    """Some rows of a float32 image or map `[h, w, ...]` at `[side, side, ...]`.
+def cells(tile: Tile, side: int, size: int) -> Tile:
+    """The pixels of a square of `size` that a tile of it at `side` is made of, by bilinear."""
+    rows, columns = (
+        slice(max(0, x.start * size // side - 2), x.stop * size // side + 3) for x in tile
+    )
+    return rows, columns
 
-    Lanczos, or bilinear if `smooth`; the rows are those of the whole, resized.
-    """
-    if values.ndim == 3:
-        bands = [resize_rows(band, side, rows, smooth) for band in np.moveaxis(values, -1, 0)]
-        return np.stack(bands, -1)
-    height, width = values.shape
-    margin = math.ceil(_SUPPORT * max(side / height, 1))
-    first, last = max(0, rows.start - margin), min(side, rows.stop + margin)
-    box = (0, first * height / side, width, last * height / side)
-    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.LANCZOS
-    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    part = np.asarray(image.resize((side, last - first), how, box))
-    return part[rows.start - first : rows.stop - first]
+
+class Scaled:
+    """A square image or map at another size, of which any tile can be had."""
+
+    def __init__(self, values: np.ndarray, side: int, smooth: bool = False):
+        """Takes `values`, uint8 `[s, s, 3]`, or float32 `[s, s]` or `[s, s, c]`.
+
+        The result is resized by Lanczos, a uint8 image as `resize` does, or bilinear if `smooth`.
+        """
+        self._how = Image.Resampling.BILINEAR if smooth else Image.Resampling.LANCZOS
+        self._values, self._step, blocks = values, len(values) / side, 1
+        if values.dtype == np.uint8:
+            blocks = max(1, int(self._step / _GAP))
+        if blocks > 1:
+            self._values = np.asarray(_image(values).reduce(blocks))
+            self._step /= blocks
+
+    def at(self, tile: Tile) -> np.ndarray:
+        """A tile of the result."""
+        (top, bottom), (left, right) = ((x.start * self._step, x.stop * self._step) for x in tile)
+        reach = math.ceil(_SUPPORT * max(1, self._step))
+        above, before = (max(0, math.floor(start) - reach) for start in (top, left))
+        seen = self._values[above : math.ceil(bottom) + reach, before : math.ceil(right) + reach]
+        box = left - before, top - above, right - before, bottom - above
+        rows, columns = tile
+        size = columns.stop - columns.start, rows.stop - rows.start
+
+        def resized(values: np.ndarray) -> np.ndarray:
+            return np.asarray(_image(values).resize(size, self._how, box))
+
+        if seen.dtype == np.uint8 or seen.ndim == 2:
+            return resized(seen)
+        return np.stack([resized(band) for band in np.moveaxis(seen, -1, 0)], -1)
+
+
+def _image(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(values))
 
 
 def resize_map(values: np.ndarray, size: int) -> np.ndarray:
@@ -113,3 +154,21 @@ def paste(photo: np.ndarray, square: np.ndarray, crop: Crop) -> np.ndarray:
     return result
 
 
+def put(photo: np.ndarray, values: np.ndarray, crop: Crop, tile: Tile) -> None:
+    """Replaces a tile of the photo's crop in place, as far as it lies in the photo."""
+    top, left = crop.top + tile[0].start, crop.left + tile[1].start
+    seen = values[max(0, -top) :, max(0, -left) :]
+    place = photo[max(0, top) :, max(0, left) :][: seen.shape[0], : seen.shape[1]]
+    place[...] = seen[: place.shape[0], : place.shape[1]]
+
+
+def reworked(
+    photo: np.ndarray,
+    crop: Crop,
+    change: Callable[[np.ndarray, Tile], np.ndarray],
+    tiles: Iterable[Tile],
+) -> np.ndarray:
+    """A copy of the photo with some tiles of the crop as `change(pixels, tile)` returns them."""
+    square, result = take(photo, crop), photo.copy()
+    spread(lambda tile: put(result, change(square[tile], tile), crop, tile), tiles)
+    return result

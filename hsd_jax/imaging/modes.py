@@ -64,10 +64,10 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, boo
     colours = rgba or image
     if image.mode in ("1", "L", "LA"):
         colours = colours.convert("L")
-    elif image.mode not in ("CMYK", "LAB"):
+    elif colours.mode not in ("RGB", "CMYK", "LAB"):
         colours = colours.convert("RGB")
     converted = _to_srgb(colours, profile) if profile else None
-    rgb = converted or colours.convert("RGB")
+    rgb = converted or (colours if colours.mode == "RGB" else colours.convert("RGB"))
     if rgba is not None:
         rgb.putalpha(rgba.getchannel("A"))
         white = Image.new("RGBA", rgb.size, "white")

@@ -11,6 +11,7 @@ import numpy as np
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.models import apply
+from hsd_jax.models.forms import natively
 from hsd_jax.models.landmarks import MIRRORED, POINTS, SIDE, SIZE, LandmarkNet
 from hsd_jax.runtime.programs import Program
 
@@ -132,7 +133,7 @@ def program(module: Any) -> Program:
         angles = (found.angles[0] + found.angles[1] * jnp.array([-1.0, 1.0])) / 2
         return points, angles, jax.nn.sigmoid(found.confidence).mean()
 
-    return Program("landmarks", both_ways, module)
+    return Program("landmarks", both_ways, module, here=natively(both_ways))
 
 
 def _look(module: Any, params: Any, image: np.ndarray, box: Box) -> Landmarks:

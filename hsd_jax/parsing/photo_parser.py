@@ -64,13 +64,8 @@ class Person:
         """The crop so many of its own columns further right; the layout stays."""
         size = len(self.image)
         crop = self.crop.shifted(columns * self.crop.side / size)
-        image, inside = _cut(self.photo, crop, size)
+        image, inside = framing.take(self.photo, crop, size), framing.inside(self.photo, crop, size)
         return replace(self, crop=crop, image=image, inside=inside)
-
-
-def _cut(photo: np.ndarray, crop: Crop, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The crop's image, and which of its pixels lie in the photo."""
-    return framing.take(photo, crop, size), framing.inside(photo, crop, size)
 
 
 class PhotoParser:
@@ -139,8 +134,8 @@ class PhotoParser:
         faces = [face for face in faces if face.confidence >= REFUSED]
         layout = _to_photo(image, np.zeros(image.shape[:2], np.uint8), probabilities, square)
         for face in reversed(faces):  # the largest last, in front
-            _, crop, refined = self._refine(image, face, face.share_in(image))
-            layout = _to_photo(image, layout, refined, crop)
+            _, crop, seen = self._refine(image, face, face.share_in(image))
+            layout = _to_photo(image, layout, self._segmenter.probabilities(seen), crop)
         return remap(layout, self._segmenter.labels, self.labels), faces
 
     def find(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[int, list[Face]]:
@@ -202,13 +197,15 @@ class PhotoParser:
     ) -> Person:
         crop = face.crop_like(like.face, like.crop) if like and like.face else None
         if crop is None:
-            face, crop, probabilities = self._refine(image, face, share)
+            face, crop, seen = self._refine(image, face, share)
         else:
-            probabilities = self._look(image, crop, last=True)
+            seen = self._seen(image, crop)
+        probabilities = self._segmenter.probabilities(seen)
         layout = _resized(probabilities, self.size).argmax(-1).astype(np.int32)
         layout = self._one_person(layout, face, crop)
         layout = remap(layout, self._segmenter.labels, self.labels)
-        cut, inside = _cut(image, crop, self.size)
+        cut = seen if len(seen) == self.size else framing.take(image, crop, self.size)
+        inside = framing.inside(image, crop, self.size)
         return Person(image, crop, share, cut, layout, faces, inside, face)
 
     def _survey(self, image: np.ndarray) -> tuple[list[Face], np.ndarray, Crop]:
@@ -218,7 +215,7 @@ class PhotoParser:
         square = Crop((width - side) // 2, (height - side) // 2, side)
         best: tuple[list[Face], np.ndarray] | None = None
         for zoom in _ZOOMS:
-            probabilities = self._look(image, square, zoom)
+            probabilities = self._segmenter.glance(self._seen(image, square, zoom))
             found = [
                 self._located(image, face)
                 for face in self._find_faces(probabilities, square)
@@ -241,12 +238,13 @@ class PhotoParser:
     def _refine(
         self, image: np.ndarray, face: Face, share: float
     ) -> tuple[Face, Crop, np.ndarray]:
-        """Finds the face again in its own crop; returns it, the crop and its probabilities."""
+        """Finds the face again in its own crop; returns it, the crop and its image."""
         crop = face.crop(share)
+        seen = self._seen(image, crop)
         for _ in range(2):
             near = [
                 found
-                for found in self._find_faces(self._look(image, crop), crop)
+                for found in self._find_faces(self._segmenter.glance(seen), crop)
                 if np.hypot(found.x - face.x, found.y - face.y) < face.size
             ]
             if not near:
@@ -256,17 +254,12 @@ class PhotoParser:
             if abs(crop.side - last.side) < 0.03 * last.side:
                 crop = last
                 break
-        return face, crop, self._look(image, crop, last=True)
+            seen = self._seen(image, crop)
+        return face, crop, seen
 
-    def _look(
-        self, image: np.ndarray, crop: Crop, zoom: int = 1, last: bool = False
-    ) -> np.ndarray:
-        """Class probabilities of a crop at `zoom` times the parser's size.
-
-        The last look at a crop is by `Segmenter.probabilities`, the others by `glance`.
-        """
-        seen = framing.take(image, crop, zoom * self._segmenter.size)
-        return self._segmenter.probabilities(seen) if last else self._segmenter.glance(seen)
+    def _seen(self, image: np.ndarray, crop: Crop, zoom: int = 1) -> np.ndarray:
+        """A crop at `zoom` times the parser's size."""
+        return framing.take(image, crop, zoom * self._segmenter.size)
 
     def _find_faces(self, probabilities: np.ndarray, square: Crop) -> list[Face]:
         """The faces in a parsed square, largest first: confident blobs of face and glasses."""

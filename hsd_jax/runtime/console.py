@@ -22,7 +22,9 @@ class Progress:
     """
 
     def __init__(self, total: int | None = None, unit: str = "image", done: int = 0):
-        self._start = time.perf_counter()
+        self._start = self._entered = time.perf_counter()
+        self._stage = ""
+        self._timings: dict[str, float] = {}
         self._total, self._unit, self._done = total, unit, done
         self._bar: Any = None
         self._shown = sys.stderr is not None and sys.stderr.isatty()
@@ -32,8 +34,16 @@ class Progress:
         """Seconds since the start, to two decimals."""
         return round(time.perf_counter() - self._start, 2)
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage so far, to three decimals, by the first word of its text."""
+        self._leave()
+        return {stage: round(seconds, 3) for stage, seconds in self._timings.items()}
+
     def stage(self, text: str) -> None:
         """Replaces the text of the line."""
+        self._leave()
+        self._stage = text.partition(" ")[0]
         if self._shown:
             self._opened().set_description_str(text)
 
@@ -61,6 +71,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _leave(self) -> None:
+        now = time.perf_counter()
+        if self._stage:
+            self._timings[self._stage] = self._timings.get(self._stage, 0) + now - self._entered
+        self._entered = now
 
     def _opened(self) -> Any:
         if self._bar is None:

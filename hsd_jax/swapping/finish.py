@@ -11,6 +11,7 @@ The paper, too, fills the background of photos apart from its diffusion model (a
 LaMa).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,8 +20,9 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
 
 from hsd_jax.diffusion.fill import push_pull
-from hsd_jax.imaging import framing, texture
+from hsd_jax.imaging import texture
 from hsd_jax.imaging.colour import to_lab, to_rgb
+from hsd_jax.imaging.framing import Scaled, Tile
 from hsd_jax.parsing.complexion import skin_classes
 from hsd_jax.runtime.programs import Program
 from hsd_jax.swapping.spec import Finish, SwapSpec
@@ -49,14 +51,18 @@ class Settled(NamedTuple):
     sources: Integer[np.ndarray, "s s 2"]
     """Row and column of the body's pixel that each painted one is like; -1 where there is none."""
 
-    def at(self, side: int, rows: slice | None = None) -> Float[np.ndarray, "R S 3"]:
-        """Rows of the image, all of them when None, at another size."""
-        rows = rows or slice(0, side)
-        result = framing.resize_rows(self.image, side, rows)
-        if self.background is not None:
-            plate = framing.resize_rows(self.background, side, rows)
-            result += _outline(self.behind, side, rows)[..., None] * (plate - result)
-        return result
+    def at(self, side: int) -> Callable[[Tile], Float[np.ndarray, "R C 3"]]:
+        """The image at another size, of which any tile can be had."""
+        image = Scaled(self.image, side)
+        if self.background is None:
+            return image.at
+        plate, outline = Scaled(self.background, side), _outline(self.behind, side)
+
+        def before_background(tile: Tile) -> Float[np.ndarray, "R C 3"]:
+            result = image.at(tile)
+            return result + outline(tile)[..., None] * (plate.at(tile) - result)
+
+        return before_background
 
 
 def soft_mask(mask: np.ndarray, fade: float | None = None) -> np.ndarray:
@@ -145,13 +151,12 @@ def settle(
     return Settled(_beyond_outline(result, behind, scale), plate, behind, sources)
 
 
-def _outline(region: np.ndarray, side: int, rows: slice) -> np.ndarray:
-    """A region at another size, float32 `[R, side]`, with an edge as sharp as a photo's."""
+def _outline(region: np.ndarray, side: int) -> Callable[[Tile], np.ndarray]:
+    """A region at another size, float32 `[R, C]`, with an edge as sharp as a photo's."""
     sigma = _OUTLINE * len(region) / 256
-    smooth = ndimage.gaussian_filter(region.astype(np.float32), sigma)
-    steep = side / len(region) * sigma * np.sqrt(2 * np.pi) / _SHARP
-    inside = framing.resize_rows(smooth, side, rows, smooth=True) - 0.5
-    return np.clip(inside * max(steep, 1.0) + 0.5, 0, 1)
+    smooth = Scaled(ndimage.gaussian_filter(region.astype(np.float32), sigma), side, smooth=True)
+    steep = max(side / len(region) * sigma * np.sqrt(2 * np.pi) / _SHARP, 1.0)
+    return lambda tile: np.clip((smooth.at(tile) - 0.5) * steep + 0.5, 0, 1)
 
 
 def _beyond_outline(image: np.ndarray, behind: np.ndarray, scale: float) -> np.ndarray:

@@ -102,7 +102,7 @@ def _greyed(square: np.ndarray) -> np.ndarray:
 
 def _converted(head: Person, convert: Callable[[np.ndarray], np.ndarray]) -> Person:
     """The person with the colours of its crop converted."""
-    crop = framing.take(head.photo, head.crop)
-    square = np.concatenate([convert(crop[rows]) for rows in framing.strips(len(crop))])
-    photo = framing.paste(head.photo, square, head.crop)
+    photo = framing.reworked(
+        head.photo, head.crop, lambda pixels, _: convert(pixels), framing.tiles(head.crop.side)
+    )
     return replace(head, photo=photo, image=framing.take(photo, head.crop, len(head.image)))

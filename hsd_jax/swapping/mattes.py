@@ -7,11 +7,11 @@ leave strands of the old head in the air.
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from hsd_jax.imaging import framing
-from hsd_jax.imaging.matting import closed_form
+from hsd_jax.imaging.matting import closed_form, colours_apart
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.spec import SwapSpec
@@ -30,12 +30,14 @@ _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 class Matte(NamedTuple):
     """The soft edge of a head."""
 
-    image: UInt8[np.ndarray, "m m 3"]
-    """The crop that was matted."""
     alpha: Float[np.ndarray, "m m"]
     """1 on the head, 0 on the background."""
     zone: Float[np.ndarray, "m m"]
     """Where to use alpha: 1 along the background, 0 along necks, clothes and hands."""
+    front: Float[np.ndarray, "m m 3"]
+    """The colours of the head, 0 to 255."""
+    back: Float[np.ndarray, "m m 3"]
+    """Those of what is behind it."""
 
 
 def head_matte(head: Person, spec: SwapSpec) -> Matte:
@@ -55,7 +57,7 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
     stray |= (far > _BRIM) & _along_hat(layout, spec.labels)
     alpha = np.where(stray, 0, alpha).astype(np.float32)
     soft = ndimage.gaussian_filter(zone.astype(np.float32), size / 256)
-    return Matte(image, alpha, soft)
+    return Matte(alpha, soft, *colours_apart(image, np.where(soft > 0.5, alpha, np.float32(1))))
 
 
 def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hsd_jax.models.forms import natively
 from hsd_jax.models.unet import MANY
 from hsd_jax.runtime.programs import Program
+from hsd_jax.runtime.threads import begin
 from hsd_jax.swapping.mattes import old_strands
 from hsd_jax.swapping.mixing import Region
 from hsd_jax.swapping.networks import SwapNetworks
@@ -170,11 +171,13 @@ class Runner:
             raise ValueError("the pairs are edited in different regions: paint them apart")
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
         layouts = (np.stack([x.layout for x in people]) for people in (heads, bodies))
+        searched = bodies if self.spec.finish.old_hair and edit.drops_hair else []
+        strands = [begin(old_strands, body, self.spec) for body in searched]
         plan = self.plan(*layouts, region=edit.region)
         plan = plan._replace(head=plan.head & np.stack([head.inside for head in heads]))
-        if self.spec.finish.old_hair and edit.drops_hair:
-            strands = np.stack([old_strands(body, self.spec) for body in bodies])
-            plan = plan._replace(body=plan.body & ~strands)
+        if strands:
+            found = np.stack([future.result() for future in strands])
+            plan = plan._replace(body=plan.body & ~found)
         if all(pair.edit.only_region for pair in pairs):
             return plan
         plans = [

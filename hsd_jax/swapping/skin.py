@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from hsd_jax.imaging import framing
 from hsd_jax.imaging.colour import to_lab, to_rgb
+from hsd_jax.imaging.framing import Scaled, Tile
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.complexion import face_pixels, skin_classes
 from hsd_jax.parsing.guided_filter import guided_filter
@@ -74,15 +75,20 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
     difference = float(np.linalg.norm(shift))
     if tone == "keep" or (tone == "auto" and difference < _SAME):
         return Toned(body, difference, False)
-    crop, share = framing.take(body.photo, body.crop), _skin(body, labels, own)
-    square = crop.copy()
-    for rows in framing.strips(len(crop)):
-        some = framing.resize_rows(share, len(crop), rows, smooth=True)
-        skin = some > 0
-        colours, weight = crop[rows][skin], some[skin][:, None]
-        toned = colours + weight * (to_rgb(to_lab(colours) + shift) - colours)
-        square[rows][skin] = np.clip(np.round(toned), 0, 255)
-    photo = framing.paste(body.photo, square, body.crop)
+    skin, side = _skin(body, labels, own), body.crop.side
+    share = Scaled(skin, side, smooth=True)
+
+    def toned(pixels: np.ndarray, tile: Tile) -> np.ndarray:
+        weight = share.at(tile)
+        there = weight > 0
+        result, colours = pixels.copy(), pixels[there]
+        moved = to_rgb(to_lab(colours) + shift) - colours
+        result[there] = np.clip(np.round(colours + weight[there][:, None] * moved), 0, 255)
+        return result
+
+    cells = ((tile, framing.cells(tile, side, len(skin))) for tile in framing.tiles(side))
+    tiles = (tile for tile, cell in cells if skin[cell].any())
+    photo = framing.reworked(body.photo, body.crop, toned, tiles)
     image = framing.take(photo, body.crop, len(body.image))
     return Toned(replace(body, photo=photo, image=image), difference, True)
 
