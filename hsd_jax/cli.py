@@ -362,9 +362,10 @@ def _sampler() -> argparse.ArgumentParser:
     )
     shared.add_argument(
         "--align",
-        choices=("shift", "none"),
+        choices=("shift", "similarity", "none"),
         default="shift",
-        help="move the head sideways so that the necks meet, or not (default: %(default)s)",
+        help="move the head sideways so that the necks meet; similarity: also turn it so that its "
+        "eyes lie as those of BODY did; none: neither (default: %(default)s)",
     )
     shared.add_argument(
         "--region",

@@ -156,7 +156,8 @@ class HeadSwapper:
           person: which person of the body photo to use; 1 is the one with the largest face.
           head_person: the same for the head photo.
           keep_steps: whether to return the solver's prediction at each step.
-          align: "shift" moves the head sideways so that the necks meet, "none" does not.
+          align: "shift" moves the head sideways so that the necks meet, "similarity" also turns it
+            so that its eyes lie as those of the body photo did, "none" does neither.
           edit: swaps a region other than the head, samples one, or takes a drawn layout or a mask.
           progress: called with the name of each stage before it begins ("parsing", "painting",
             "finishing"); an exception that it raises cancels the swap and reaches the caller.
@@ -210,15 +211,18 @@ class HeadSwapper:
         edit.check(self.spec.labels, photos[1].pixels)
         if align not in get_args(Align):
             raise ValueError(f"align is {align!r}: use one of {', '.join(get_args(Align))}")
-        source, target = frame_pair(self._parser, *photos, head_person, person)
+        turned = align == "similarity"
+        source, target = frame_pair(self._parser, *photos, head_person, person, turned)
         edit.check_head(source.layout, self.spec.labels, photos[0].name)
-        pair = Pair(source, target, 0)
-        if align == "shift":
-            eyes = np.array([eyes_meet(source, target)])
+        pair, known = Pair(source, target, 0), eyes_meet(source, target)
+        if align != "none":
+            eyes = np.array([known])
             shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
             pair = aligned(source, target, int(shifts[0]), layouts[0])
         edit = edit.turned(target.turns)
         notes = tuple(note for photo in photos for note in photo.notes)
+        if turned and not known:
+            notes += ("the landmarks of a face are not reliable: the head was not turned",)
         pair = replace(
             pair, edit=edit, persons=(head_person, person), notes=notes, srgb=photos[1].srgb
         )

@@ -177,11 +177,12 @@ class _FakeSwapper:
 
     spec = types.SimpleNamespace(labels=HALFBODY9)
 
-    def __call__(self, head, body, *, samples, keep_steps, edit, **options):
+    def __call__(self, head, body, *, samples, keep_steps, edit, progress, **options):
         from hsd_jax.swap import SwapResult
 
         if self.failure:
             raise self.failure
+        progress("painting")
         type(self).asked, type(self).edit = options, edit
         image = body.pixels.copy()
         image[:16, :25] = [255, 0, 0]

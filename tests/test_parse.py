@@ -79,6 +79,18 @@ def test_a_pair_is_framed_by_the_eyes(seeing, astronaut):
     assert abs(head.crop.left - 1.5 * (body.crop.left - 100)) < 8
 
 
+def test_a_bent_head_is_turned_as_the_other_is(seeing, astronaut):
+    body = seeing.person(astronaut)
+    bent = np.asarray(Image.fromarray(astronaut).rotate(20, Image.Resampling.BICUBIC))
+    straight, turned = (seeing.person(bent, like=body, turned=turned) for turned in (False, True))
+    assert straight.crop.turn == 0 and abs(turned.crop.turn + 20) < 2
+    before, after = (
+        (person.layout == body.layout)[32:-32, 32:-32].mean() for person in (straight, turned)
+    )
+    assert after > 0.95 > 0.92 > before
+    assert not turned.inside.all() and seeing.reframed(turned, 0.3, body).crop.turn < -18
+
+
 def test_eval_faces_counts_by_folder(tmp_path, seeing, astronaut, capsys):
     for name, image in (("faces/a.png", astronaut), ("faces/turned/b.png", np.rot90(astronaut)),
                         ("others/c.png", np.full((90, 90, 3), 99, np.uint8))):  # fmt: skip

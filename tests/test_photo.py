@@ -340,6 +340,28 @@ def test_paste_changes_the_crop_alone_and_not_its_input():
     np.testing.assert_array_equal(result[:, :60], pixels[:, :60])
 
 
+def test_a_turned_crop_shows_points_where_it_says():
+    """A dark and a light spot of a photo, in a crop turned clockwise that ends beyond it."""
+    pixels, spots = np.full((120, 160, 3), 128, np.uint8), np.array([(60, 40), (100, 70)])
+    pixels[39:42, 59:62], pixels[69:72, 99:102] = 0, 255
+    crop = Crop(20, 5, 100, turn=30.0)
+    for size in (100, 200):
+        square = framing.take(pixels, crop, size).astype(float).mean(-1)
+        for spot, place in zip((128 - square, square - 128), crop.places(spots + 0.5), strict=True):
+            weight = np.where(spot > 30, spot, 0)  # no ringing
+            rows, columns = np.indices(square.shape)
+            found = [(axis * weight).sum() / weight.sum() for axis in (columns, rows)]
+            np.testing.assert_allclose(found, place * size - 0.5, atol=1.0)
+    np.testing.assert_allclose(crop.points(crop.places(spots)), spots)
+    right = crop.shifted(50)
+    assert (right.left, right.top) == (20 + 43, 5 + 25)  # 50 cos 30, 50 sin 30
+    corners = crop.points(np.array([(0.005, 0.005), (0.995, 0.005), (0.995, 0.995)]))
+    inside = framing.inside(pixels, crop, 100)
+    found = [inside[0, 0], inside[0, -1], inside[-1, -1]]
+    assert found == [bool((x >= 0).all() and (x < (160, 120)).all()) for x in corners]
+    assert {*found} == {False, True}
+
+
 def test_take_resizes_without_shift():
     # A ramp stays a ramp: the value at a pixel's middle is that of the photo there.
     ramp = np.repeat(np.arange(0, 256, 2, np.uint8)[None, :, None], 128, 0).repeat(3, 2)

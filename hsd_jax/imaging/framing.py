@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -24,14 +24,44 @@ class Crop:
     left: int
     top: int
     side: int
+    turn: float = 0.0
+    """Degrees by which it is turned about its middle, clockwise as the viewer sees it."""
+
+    @property
+    def _middle(self) -> np.ndarray:
+        return np.array([self.left, self.top]) + self.side / 2
+
+    @property
+    def _axes(self) -> np.ndarray:
+        """Unit vectors (column, row) along its own rows and columns, `[2, 2]`."""
+        cos, sin = math.cos(math.radians(self.turn)), math.sin(math.radians(self.turn))
+        return np.array([[cos, sin], [-sin, cos]])
+
+    @property
+    def around(self) -> "Crop":
+        """An upright square that covers it and what is read around it, however it is turned."""
+        margin = math.ceil(self.side * (math.sqrt(2) - 1) / 2) + 2 if self.turn else 0
+        return Crop(self.left - margin, self.top - margin, self.side + 2 * margin)
+
+    def places(self, points: np.ndarray) -> np.ndarray:
+        """Points of the photo, column and row `[..., 2]`, in shares of the square's sides."""
+        return (points - self._middle) @ self._axes.T / self.side + 0.5
+
+    def points(self, places: np.ndarray) -> np.ndarray:
+        """The inverse of `places`."""
+        return self._middle + (places - 0.5) * self.side @ self._axes
 
     def shifted(self, columns: float) -> "Crop":
-        """The same square moved `columns` pixels to the right."""
-        return Crop(self.left + round(columns), self.top, self.side)
+        """The same square moved by `columns` pixels along its own rows, to whole pixels."""
+        right, down = (round(float(x)) for x in columns * self._axes[0])
+        return replace(self, left=self.left + right, top=self.top + down)
 
 
 def room(photo: np.ndarray, crop: Crop) -> tuple[float, float, float, float]:
-    """How much photo lies beyond the crop (top, bottom, left, right), in sides of the crop."""
+    """How much photo lies beyond the crop (top, bottom, left, right), in sides of the crop.
+
+    Of a turned crop: beyond the same square upright.
+    """
     height, width = photo.shape[:2]
     bottom, right = height - crop.top - crop.side, width - crop.left - crop.side
     top, bottom, left, right = (x / crop.side for x in (crop.top, bottom, crop.left, right))
@@ -41,8 +71,10 @@ def room(photo: np.ndarray, crop: Crop) -> tuple[float, float, float, float]:
 def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
     """Cuts the crop out as a square of `size` pixels (None for the crop's own side).
 
-    Beyond the photo, its edge pixels are repeated.
+    Beyond the photo, its edge pixels are repeated. A turned crop is interpolated (bicubic).
     """
+    if crop.turn:
+        return _take_turned(photo, crop, size)
     rows, above, below = _overlap(crop.top, crop.side, photo.shape[0])
     columns, before, after = _overlap(crop.left, crop.side, photo.shape[1])
     square = photo[rows, columns]
@@ -50,6 +82,14 @@ def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
         beyond = [(above, below), (before, after), (0, 0)]
         square = np.pad(square, beyond[: photo.ndim], "edge")
     return square if size in (None, crop.side) else resize(square, size)
+
+
+def _take_turned(photo: np.ndarray, crop: Crop, size: int | None) -> np.ndarray:
+    around = crop.around
+    image = Image.fromarray(take(photo, around))
+    turned = np.asarray(image.rotate(crop.turn, Image.Resampling.BICUBIC))
+    margin = crop.left - around.left
+    return take(turned, Crop(margin, margin, crop.side), size)
 
 
 def _overlap(start: int, length: int, size: int) -> tuple[slice, int, int]:
@@ -135,11 +175,9 @@ def resize_map(values: np.ndarray, size: int) -> np.ndarray:
 
 def inside(photo: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """Which pixels of the crop, taken at `size`, lie in the photo: bool `[size, size]`."""
-    height, width = photo.shape[:2]
-    at = (np.arange(size) + 0.5) * crop.side / size
-    rows, columns = crop.top + at, crop.left + at
-    in_rows, in_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    return in_rows[:, None] & in_columns[None, :]
+    at = (np.arange(size) + 0.5) / size
+    points = crop.points(np.stack(np.meshgrid(at, at), -1))
+    return np.all((points >= 0) & (points < photo.shape[1::-1]), axis=-1)
 
 
 def paste(photo: np.ndarray, square: np.ndarray, crop: Crop) -> np.ndarray:

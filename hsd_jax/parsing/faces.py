@@ -57,18 +57,20 @@ class Face:
         found = self.landmarks, other.landmarks
         return all(marks is not None and marks.confidence >= TRUSTED for marks in found)
 
-    def crop_like(self, other: "Face", crop: Crop) -> Crop | None:
+    def crop_like(self, other: "Face", crop: Crop, turned: bool = False) -> Crop | None:
         """The square that shows this head at the place and size that `other`'s has in `crop`.
 
-        The points between the eyes coincide. None if the landmarks of either are not reliable.
+        The points between the eyes coincide and, if `turned`, the lines through the eyes are
+        parallel. None if the landmarks of either are not reliable.
         """
         if not self.aligns_with(other):
             return None
         assert self.landmarks is not None and other.landmarks is not None
         side = max(MIN_SIDE, round(crop.side * self.landmarks.size / other.landmarks.size))
-        place = (other.landmarks.eyes - (crop.left, crop.top)) / crop.side
-        left, top = self.landmarks.eyes - place * side
-        return Crop(round(float(left)), round(float(top)), side)
+        turn = self.landmarks.roll - other.landmarks.roll if turned else 0.0
+        eyes = Crop(0, 0, side, turn).points(crop.places(other.landmarks.eyes))
+        left, top = self.landmarks.eyes - eyes
+        return Crop(round(float(left)), round(float(top)), side, turn)
 
     def share_in(self, photo: np.ndarray) -> float:
         """The share of the crop that suits the photo: half-body if the photo shows that much.

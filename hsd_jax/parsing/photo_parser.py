@@ -159,6 +159,7 @@ class PhotoParser:
         number: int = 1,
         name: str = "the photo",
         like: Person | None = None,
+        turned: bool = False,
     ) -> Person:
         """Crops and parses one person of a photo.
 
@@ -169,6 +170,7 @@ class PhotoParser:
           number: which person, counted by the size of their faces; 1 is the largest.
           name: what messages call the photo.
           like: a person with whose eyes this one's should coincide, at the same size of the head.
+          turned: whether the crop is also turned until the eyes of both lie on parallel lines.
 
         Raises:
           ValueError: if there are fewer than `number` faces.
@@ -183,19 +185,26 @@ class PhotoParser:
             )
         face, photo = faces[number - 1], np.ascontiguousarray(np.rot90(image, turns))
         share = like.share if like else face.share_in(photo)
-        person = self._framed(photo, face, share, len(faces), like)
+        person = self._framed(photo, face, share, len(faces), like, turned)
         return replace(person, turns=turns)
 
     def reframed(self, person: Person, share: float, like: Person | None = None) -> Person:
         """Crops and parses the same person again, with another share."""
         assert person.face is not None
-        other = self._framed(person.photo, person.face, share, person.faces, like)
+        turned = person.crop.turn != 0
+        other = self._framed(person.photo, person.face, share, person.faces, like, turned)
         return replace(other, turns=person.turns)
 
     def _framed(
-        self, image: np.ndarray, face: Face, share: float, faces: int, like: Person | None = None
+        self,
+        image: np.ndarray,
+        face: Face,
+        share: float,
+        faces: int,
+        like: Person | None = None,
+        turned: bool = False,
     ) -> Person:
-        crop = face.crop_like(like.face, like.crop) if like and like.face else None
+        crop = face.crop_like(like.face, like.crop, turned) if like and like.face else None
         if crop is None:
             face, crop, seen = self._refine(image, face, share)
         else:
@@ -294,9 +303,8 @@ class PhotoParser:
         heads, count = _blobs(np.isin(layout, labels.head))
         if count < 2:
             return layout
-        scale = crop.side / len(layout)
-        row = int(np.clip((face.y - crop.top) / scale, 0, len(layout) - 1))
-        column = int(np.clip((face.x - crop.left) / scale, 0, len(layout) - 1))
+        place = crop.places(np.array([face.x, face.y])) * len(layout)
+        column, row = np.clip(place, 0, len(layout) - 1).astype(int)
         distance = np.hypot(*np.indices(layout.shape) - np.array([row, column])[:, None, None])
         nearest = np.where(heads > 0, distance, np.inf).argmin()
         mine = heads.ravel()[nearest]

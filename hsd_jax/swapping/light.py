@@ -102,7 +102,8 @@ def _greyed(square: np.ndarray) -> np.ndarray:
 
 def _converted(head: Person, convert: Callable[[np.ndarray], np.ndarray]) -> Person:
     """The person with the colours of its crop converted."""
+    around = head.crop.around
     photo = framing.reworked(
-        head.photo, head.crop, lambda pixels, _: convert(pixels), framing.tiles(head.crop.side)
+        head.photo, around, lambda pixels, _: convert(pixels), framing.tiles(around.side)
     )
     return replace(head, photo=photo, image=framing.take(photo, head.crop, len(head.image)))

@@ -8,12 +8,13 @@ from scipy import ndimage
 
 from hsd_jax.imaging.files import Photo
 from hsd_jax.labels import LabelSet
-from hsd_jax.parsing.faces import SURE, Face
+from hsd_jax.parsing.faces import SURE
 from hsd_jax.parsing.photo_parser import Person, PhotoParser
 from hsd_jax.swapping.edits import Edit
 
-Align = Literal["shift", "none"]
-"""How a head is brought over the body's neck: see `aligned`."""
+Align = Literal["shift", "similarity", "none"]
+"""How a head is brought over the body's neck: "shift" moves it sideways (see `aligned`), and
+"similarity" also turns it until its eyes lie on a line parallel to the body's own."""
 
 _WIDER, _TRIES = 0.85, 3
 _CROWN = 0.4  # height of the half ellipse, divided by half its width
@@ -68,22 +69,23 @@ class Pair:
                     f"what was taken for the face of the {name} photo may be none "
                     f"(confidence {person.face.confidence:.2f})"
                 )
-        found += _poses_apart(self.head.face, self.body.face)
+        found += _poses_apart(self.head, self.body)
         enlarged = self.body.crop.side / self.head.crop.side
         if enlarged > _SOFT:
             found.append(f"the head is enlarged {enlarged:.1f} times and will look soft")
         return (*found, *self.notes)
 
 
-def _poses_apart(head: Face | None, body: Face | None) -> list[str]:
+def _poses_apart(head: Person, body: Person) -> list[str]:
     """Warnings about the difference between the poses of the two heads."""
-    if not (head and body and head.landmarks and body.landmarks and head.aligns_with(body)):
+    if not eyes_meet(head, body):
         return []
-    (a, b), found = (head.landmarks, body.landmarks), []
+    assert head.face and body.face and head.face.landmarks and body.face.landmarks
+    (a, b), found = (head.face.landmarks, body.face.landmarks), []
     for how, apart, most in (
         ("turned", abs(a.yaw - b.yaw), _TURNED),
         ("raised", abs(a.pitch - b.pitch), _RAISED),
-        ("bent", abs(a.roll - b.roll), _BENT),
+        ("bent", abs(a.roll - head.crop.turn - b.roll), _BENT),
     ):
         if apart > most:
             found.append(f"the two heads are {how} {apart:.0f} degrees apart and may look put on")
@@ -91,7 +93,12 @@ def _poses_apart(head: Face | None, body: Face | None) -> list[str]:
 
 
 def frame_pair(
-    parser: PhotoParser, head: Photo, body: Photo, head_person: int = 1, person: int = 1
+    parser: PhotoParser,
+    head: Photo,
+    body: Photo,
+    head_person: int = 1,
+    person: int = 1,
+    turned: bool = False,
 ) -> tuple[Person, Person]:
     """Crops two people alike: their eyes coincide and their heads have the same size.
 
@@ -101,6 +108,7 @@ def frame_pair(
       parser: a parser with the networks' size and labels.
       head, body: the photos.
       head_person, person: which person of each; 1 is the largest face.
+      turned: whether to turn the head until the lines through the eyes are parallel, too.
 
     Returns:
       The head's person and the body's.
@@ -109,7 +117,7 @@ def frame_pair(
       ValueError: if a photo shows no face, or no such person.
     """
     target = parser.person(body.pixels, person, body.name)
-    source = parser.person(head.pixels, head_person, head.name, target)
+    source = parser.person(head.pixels, head_person, head.name, target, turned)
     source, target = widen(parser, source, target)
     return end_beyond_photo(source, parser.labels), target
 
