@@ -254,6 +254,9 @@ def test_swap_writes_samples_steps_and_one_json_object(capsys, tmp_path, pair, s
     report = json.loads(printed)
     outputs = [tmp_path / name for name in ("out.jpg", "out-2.jpg", "out-3.jpg")]
     assert report.pop("seconds") >= 0
+    timings = report.pop("timings")
+    assert {"starting", "reading", "painting"} <= set(timings)
+    assert all(seconds >= 0 for seconds in timings.values())
     assert report == {
         "output": str(out),
         "outputs": [str(path) for path in outputs],
@@ -382,7 +385,7 @@ def test_the_demo_writes_an_image_of_the_bodys_size(demo_run):
 @needs_weights
 def test_the_demos_report(demo_run):
     report, _ = demo_run
-    keys = "output outputs seconds shift faces warnings changed_fraction seed strip"
+    keys = "output outputs seconds timings shift faces warnings changed_fraction seed strip"
     assert set(report) == set(keys.split())
     assert report["faces"] == {"head": 1, "body": 1} and report["seed"] == 0
     assert isinstance(report["shift"], int) and isinstance(report["warnings"], list)
