@@ -62,5 +62,7 @@ def run(options: argparse.Namespace) -> None:
             slope, _ = slope_and_spread(colours, channel)
             _, spread = slope_and_spread(colours, channel, slopes.setdefault(ratio, slope))
             rows.append([name, str(len(colours)), ratio, f"{slope:.3f}", f"{spread:.3f}"])
+        spread = float(np.std(np.log(colours[:, 1]), ddof=1))
+        rows.append([name, str(len(colours)), "log(G)", "", f"{spread:.3f}"])
     header = ["photos", "faces", "ratio", "slope", "spread around the first slope"]
     print(console.table(header, rows))
