@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsd_jax import labels, weights
-from hsd_jax.evaluation.light import slope_and_spread
+from hsd_jax import cli, labels, weights
+from hsd_jax.evaluation import light as measuring
 from hsd_jax.imaging.colour import from_linear, to_linear
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.parsing.photo_parser import Person
@@ -87,17 +87,21 @@ def test_slope_and_spread_of_a_known_line():
     green = np.linspace(0.05, 0.6, 40)
     wave = 0.1 * np.where(np.arange(40) % 2, 1, -1)
     colours = np.stack([green * np.exp(-0.2 * np.log(green) + wave), green, green], -1)
-    slope, spread = slope_and_spread(colours, 0)
+    slope, spread = measuring.slope_and_spread(colours, 0)
     assert (slope, spread) == pytest.approx((-0.2, 0.1), abs=0.01)
-    assert slope_and_spread(colours, 0, slope=0.3)[1] > 0.2
+    assert measuring.slope_and_spread(colours, 0, slope=0.3)[1] > 0.2
 
 
-def test_the_command_prints_a_row_a_ratio(tmp_path, capsys, monkeypatch):
-    from hsd_jax import cli
-
-    for name in ("one", "any"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (80, 80), "grey").save(tmp_path / name / "a.png")
-    command = ["eval", "light", "--one", str(tmp_path / "one"), "--any", str(tmp_path / "any")]
+def test_the_command_refuses_photos_without_faces(tmp_path, capsys):
+    Image.new("RGB", (80, 80), "grey").save(tmp_path / "a.png")
+    command = ["eval", "light", "--one", str(tmp_path), "--any", str(tmp_path)]
     assert cli.main(command) == 2
-    assert "no face" in capsys.readouterr().err
+    assert "a.png: no face" in capsys.readouterr().err
+
+
+def test_the_command_prints_a_row_for_each_ratio(capsys, monkeypatch):
+    colours = SKIN * np.exp(np.linspace(-1, 0.5, 9))[:, None] ** [1.1, 1, 0.9]
+    monkeypatch.setattr(measuring, "lights", lambda parser, folder: colours)
+    assert cli.main(["eval", "light", "--one", "a", "--any", "b"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "log(R/G)" in line]
+    assert [row[-2:] for row in rows] == [["0.100", "0.000"]] * 2
