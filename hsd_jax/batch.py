@@ -18,7 +18,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from hsd_jax.imaging import files
+from hsd_jax.imaging import drawings, files
 from hsd_jax.imaging.credentials import Credentials
 from hsd_jax.runtime.console import Progress, one_line
 from hsd_jax.runtime.files import write_text
@@ -28,7 +28,7 @@ from hsd_jax.swapping.pair import Align
 
 REPORT, ERRORS = "report{}.jsonl", "errors{}.csv"  # of several processes each with its number
 _PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif")
-_COLUMNS = ("head", "body", "output", "seed", "person", "head_person")
+_COLUMNS = ("head", "body", "output", "seed", "person", "head_person", "layout", "mask")
 _AHEAD = 2  # batches that are parsed before they are painted
 
 
@@ -42,12 +42,15 @@ class Job:
     seed: int
     person: int
     head_person: int
+    layout: str = ""
+    mask: str = ""
 
 
 def read_jobs(path: Path, seed: int = 0) -> list[Job]:
-    """Reads a CSV of head, body and, optionally, output, seed, person and head_person.
+    """Reads a CSV of head, body and, optionally, output, seed, person, head_person, layout, mask.
 
-    A row without an output is written to HEAD_on_BODY.png, after the names of its photos.
+    A row without an output is written to HEAD_on_BODY.png, after the names of its photos. Layout
+    and mask are images that somebody drew, as of `hsd swap`.
 
     Args:
       path: the CSV file.
@@ -139,11 +142,13 @@ def _job(row: Mapping[str, Any], where: str, seed: int) -> Job:
     if Path(output).name != output or output.endswith((".jsonl", ".csv")):
         raise ValueError(f"{where}: output is {output!r}: give the name of a file, without folders")
     files.check_ending(Path(output))
-    numbers = {
-        name: _number(text[name], default, low, f"{where}: {name}")
+    seed, person, head_person = (
+        _number(text[name], default, low, f"{where}: {name}")
         for name, default, low in (("seed", seed, 0), ("person", 1, 1), ("head_person", 1, 1))
-    }
-    return Job(text["head"], text["body"], output, **numbers)
+    )
+    return Job(
+        text["head"], text["body"], output, seed, person, head_person, text["layout"], text["mask"]
+    )
 
 
 def _number(text: str, default: int, low: int, where: str) -> int:
@@ -165,7 +170,7 @@ class Settings:
     skin_tone: str
     light: str
     align: Align
-    region: Region
+    regions: list[Region]
     generate: Generated | None
     label: bool
 
@@ -195,7 +200,6 @@ class Batch:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._base, self._settings = folder, base, settings
         self._credentials = credentials
-        self._edit = Edit(settings.region, settings.generate)
         self._rows = _report_of(folder)
         number, count = process
         own = jobs[number - 1 :: count]
@@ -217,11 +221,13 @@ class Batch:
         )
 
     def _facts(self, job: Job) -> dict[str, Any]:
-        photos = {
+        names = [name for name in ("head", "body", "layout", "mask") if getattr(job, name)]
+        paths = {name: self._base / getattr(job, name) for name in names}
+        sizes = {
             f"{name}_size": path.stat().st_size if os.path.isfile(path) else None
-            for name, path in (("head", self._base / job.head), ("body", self._base / job.body))
+            for name, path in paths.items()
         }
-        return asdict(job) | asdict(self._settings) | photos
+        return asdict(job) | asdict(self._settings) | sizes
 
     def run(self, swapper: Any, sampling: Any, size: int, progress: Progress) -> None:
         """Makes all results that are missing.
@@ -254,9 +260,15 @@ class Batch:
         return swapper.pair(
             self._base / job.head, body,
             person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,
-            light=self._settings.light,
-            align=self._settings.align, edit=self._edit,
+            light=self._settings.light, align=self._settings.align,
+            edit=self._edits(job, swapper.spec.labels.palette),
         )  # fmt: skip
+
+    def _edits(self, job: Job, palette: Sequence[tuple[int, int, int]]) -> list[Edit]:
+        layout = drawings.open_layout(self._base / job.layout, palette) if job.layout else None
+        mask = drawings.open_mask(self._base / job.mask) if job.mask else None
+        generate = self._settings.generate
+        return Edit.in_turn(self._settings.regions, generate=generate, layout=layout, mask=mask)
 
     def _readable(
         self, pairs: Iterable[tuple[Job, Future[Any]]], progress: Progress

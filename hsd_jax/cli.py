@@ -180,9 +180,9 @@ def _add_batch(subparsers: Any) -> None:
         help="swap many pairs from a list or from folders",
         usage="hsd batch PAIRS.csv -o DIR [options], or hsd batch HEADS BODIES -o DIR [options]",
         description="Swap all pairs of a CSV with the columns head and body (paths relative to "
-        "the CSV) and, optionally, output, seed, person and head_person; or each of HEADS with "
-        "each of BODIES, which are photos, folders or quoted patterns. A second run resumes: "
-        "results with the same seed, weights and options are kept.",
+        "the CSV) and, optionally, output, seed, person, head_person, layout and mask; or each of "
+        "HEADS with each of BODIES, which are photos, folders or quoted patterns. A second run "
+        "resumes: results with the same seed, weights and options are kept.",
         epilog="Exit status: 0 all done; 1 some pairs failed (see DIR/errors.csv); 2 not done.",
         allow_abbrev=False,
     )
@@ -369,9 +369,10 @@ def _sampler() -> argparse.ArgumentParser:
     )
     shared.add_argument(
         "--region",
+        action="append",
         choices=("head", "hair", "hat", "face", "clothes"),
-        default="head",
-        help="the part to take from HEAD; BODY keeps the rest (default: %(default)s)",
+        help="the part to take from HEAD; BODY keeps the rest (default: head; given several times: "
+        "one after another)",
     )
     shared.add_argument(
         "--hair",

@@ -52,10 +52,10 @@ def batch(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.output} is a file: give a folder")
     jobs, base = _jobs(args)
     credentials, process_of = _credentials(args), _process_of(args.process)
-    folder, edit = weights.find(args.weights), Edit.of(args.region, args.hair)
+    folder, edits = weights.find(args.weights), Edit.in_turn(_regions(args), args.hair)
     settings = batches.Settings(
         weights.fingerprint(folder), args.solver, args.steps, args.preserve, args.skin_tone,
-        args.light, args.align, edit.region, args.generate, args.label,
+        args.light, args.align, [edit.region for edit in edits], args.generate, args.label,
     )  # fmt: skip
     run = batches.Batch(jobs, args.output, base, settings, credentials, process_of)
     with Progress(unit="pair") as progress:
@@ -130,7 +130,7 @@ def explain(args: argparse.Namespace) -> None:
             head, body, seed=args.seed, steps=args.steps, solver=args.solver,
             preserve=args.preserve, skin_tone=args.skin_tone, light=args.light,
             person=args.person, head_person=args.head_person, keep_steps=True, align=args.align,
-            edit=Edit.of(args.region, args.hair, generate=args.generate),
+            edit=Edit.in_turn(_regions(args), args.hair, generate=args.generate),
             progress=lambda stage: progress.stage(f"{stage} ..."),
         )  # fmt: skip
         times = swapper.spec.times(sampling)
@@ -201,7 +201,8 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     swapper = HeadSwapper.from_pretrained(args.weights)
     palette = swapper.spec.labels.palette if args.layout or args.save_layout else ()
     layout = drawings.open_layout(args.layout, palette) if args.layout else None
-    edit = Edit.of(args.region, args.hair, generate=args.generate, layout=layout, mask=mask)
+    options = {"generate": args.generate, "layout": layout, "mask": mask}
+    edits = Edit.in_turn(_regions(args), args.hair, **options)
     once = "" if process.has_compiled() else "(and compiling, once) "
     results = swapper(
         head,
@@ -217,7 +218,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
         head_person=args.head_person,
         keep_steps=args.save_steps is not None,
         align=args.align,
-        edit=edit,
+        edit=edits,
         progress=lambda stage: progress.stage(f"{stage} {once}..."),
     )
     results = results if isinstance(results, list) else [results]
@@ -255,6 +256,11 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
 def _changed(image: Any, photo: Any) -> float:
     red, green, blue = (image != photo).transpose(2, 0, 1)
     return round(float((red | green | blue).mean()), 6)
+
+
+def _regions(args: argparse.Namespace) -> list[Any]:
+    """What `--region` names, in the order in which it is swapped."""
+    return args.region or ["head"]
 
 
 def _credentials(args: argparse.Namespace) -> Any:

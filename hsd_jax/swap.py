@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from jaxtyping import Int32
 
 from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo, save_image
@@ -27,7 +28,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Align, Pair, aligned, eyes_meet, frame_pair
 from hsd_jax.swapping.paste import Preserve, begin_matte, paste_back
 from hsd_jax.swapping.plan import Plan
-from hsd_jax.swapping.runner import Device, Runner
+from hsd_jax.swapping.runner import Device, Preview, Runner
 from hsd_jax.swapping.skin import SkinTone, one_skin
 from hsd_jax.swapping.spec import DEFAULT_SAMPLING, Sampling, SwapSpec
 
@@ -72,6 +73,11 @@ class SwapResult:
         """The layout at the size of the body photo, uint8 `[H, W]`, as `Edit` takes one."""
         upright = np.rot90(self.mask, self.turns)
         return np.rot90(at_photo(self.layout, self.crop, upright.shape), -self.turns)
+
+    def after(self, first: "SwapResult") -> "SwapResult":
+        """The result of an edit of `first`, as the result of both edits of its body photo."""
+        warnings = tuple(dict.fromkeys((*first.warnings, *self.warnings)))
+        return replace(self, mask=np.maximum(first.mask, self.mask), warnings=warnings)
 
     def save(self, path: str | Path, **options: Any) -> None:
         """Writes the image with its mark; options and errors are those of `files.save_image`."""
@@ -136,8 +142,9 @@ class HeadSwapper:
         head_person: int = 1,
         keep_steps: bool = False,
         align: Align = "shift",
-        edit: Edit = WHOLE_HEAD,
+        edit: Edit | Sequence[Edit] = WHOLE_HEAD,
         progress: Callable[[str], None] | None = None,
+        preview: Preview | None = None,
     ) -> Any:
         """Puts the head of one photo on the body of another.
 
@@ -158,9 +165,13 @@ class HeadSwapper:
           keep_steps: whether to return the solver's prediction at each step.
           align: "shift" moves the head sideways so that the necks meet, "similarity" also turns it
             so that its eyes lie as those of the body photo did, "none" does neither.
-          edit: swaps a region other than the head, samples one, or takes a drawn layout or a mask.
+          edit: swaps a region other than the head, samples one, or takes a drawn layout or a mask;
+            of several, each edits the result of the one before.
           progress: called with the name of each stage before it begins ("parsing", "painting",
             "finishing"); an exception that it raises cancels the swap and reaches the caller.
+          preview: called after each step with what it predicts of the crop, uint8
+            `[samples, s, s, 3]`, and may raise likewise. The steps are then programs of their own,
+            whose result differs by rounding.
 
         Returns:
           A `SwapResult`, or a list of them if `samples` is more than 1.
@@ -177,7 +188,7 @@ class HeadSwapper:
             head, body, person=person, head_person=head_person, skin_tone=skin_tone, light=light,
             align=align, edit=edit,
         )  # fmt: skip
-        (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress)
+        (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress, preview)
         return results[0] if samples == 1 else results
 
     def look(self, photo: Any) -> tuple[np.ndarray, np.ndarray, list[Face]]:
@@ -204,16 +215,19 @@ class HeadSwapper:
         skin_tone: SkinTone = "auto",
         light: Light = "match",
         align: Align = "shift",
-        edit: Edit = WHOLE_HEAD,
+        edit: Edit | Sequence[Edit] = WHOLE_HEAD,
     ) -> Pair:
         """Crops and parses both photos and aligns their necks; arguments are those of a call."""
         photos = read_photo(head, "the head photo"), read_photo(body, "the body photo")
-        edit.check(self.spec.labels, photos[1].pixels)
+        edit, *later = [edit] if isinstance(edit, Edit) else edit
+        for each in (edit, *later):
+            each.check(self.spec.labels, photos[1].pixels)
         if align not in get_args(Align):
             raise ValueError(f"align is {align!r}: use one of {', '.join(get_args(Align))}")
         turned = align == "similarity"
         source, target = frame_pair(self._parser, *photos, head_person, person, turned)
-        edit.check_head(source.layout, self.spec.labels, photos[0].name)
+        for each in (edit, *later):
+            each.check_head(source.layout, self.spec.labels, photos[0].name)
         pair, known = Pair(source, target, 0), eyes_meet(source, target)
         if align != "none":
             eyes = np.array([known])
@@ -226,12 +240,22 @@ class HeadSwapper:
         pair = replace(
             pair, edit=edit, persons=(head_person, person), notes=notes, srgb=photos[1].srgb
         )
+        if later:
+            again = partial(
+                self.pair, photos[0], person=person, head_person=head_person, skin_tone=skin_tone,
+                light=light, align=align, edit=later,
+            )  # fmt: skip
+            pair = replace(pair, then=lambda image: again(replace(photos[1], pixels=image)))
         pair = one_light(pair, self.spec, light)
         if not edit.keeps_face:
             return pair
         toned = one_skin(pair, self.spec, skin_tone)
         photo = edit.limited(toned.body.photo, target.photo)
         return replace(toned, body=replace(toned.body, photo=photo))
+
+    def layout(self, pair: Pair) -> Int32[np.ndarray, "s s"]:
+        """The inpainted layout of a result of `pair`: what its crop will show."""
+        return self._runner.plan_pairs([pair]).layout[0]
 
     def paint(
         self,
@@ -241,19 +265,45 @@ class HeadSwapper:
         sampling: Sampling = DEFAULT_SAMPLING,
         preserve: Preserve = "photo",
         progress: Callable[[str], None] | None = None,
+        preview: Preview | None = None,
     ) -> list[list[SwapResult]]:
         """Swaps a batch of pairs.
 
         Args:
-          pairs: results of `pair`, any number, whose edits are of one region.
+          pairs: results of `pair`, any number, whose edits are as many and of the same regions.
           seeds: one for each pair.
           samples: the number of results for each pair.
           sampling: the solver and its steps.
-          preserve, progress: as for a call.
+          preserve, progress, preview: as for a call; of several pairs the first is shown.
 
         Returns:
           A list of `samples` results for each pair.
+
+        Raises:
+          ValueError: if the edits of the pairs differ in number or regions.
         """
+        thens = [pair.then for pair in pairs if pair.then]
+        if len(thens) not in (0, len(pairs)):
+            raise ValueError("some pairs have more edits than others: paint them apart")
+        options = sampling, preserve, progress, preview
+        painted = self._paint(pairs, seeds, 1 if thens else samples, *options)
+        if not thens:
+            return painted
+        firsts = [first for (first,) in painted]
+        later = [then(first.image) for then, first in zip(thens, firsts, strict=True)]
+        rest = self.paint(later, seeds, samples, *options)
+        return [[x.after(first) for x in xs] for first, xs in zip(firsts, rest, strict=True)]
+
+    def _paint(
+        self,
+        pairs: Sequence[Pair],
+        seeds: Sequence[int],
+        samples: int,
+        sampling: Sampling,
+        preserve: Preserve,
+        progress: Callable[[str], None] | None,
+        preview: Preview | None,
+    ) -> list[list[SwapResult]]:
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
         # Mattes are made beside the networks.
         whole = preserve == "latents"
@@ -264,7 +314,7 @@ class HeadSwapper:
             _stack(heads, "image"), _stack(bodies, "image"), plan,
             seeds=np.array(seeds, np.uint32),
             numbers=np.tile(np.arange(samples, dtype=np.uint32), (len(pairs), 1)),
-            sampling=sampling,
+            sampling=sampling, preview=preview,
         )  # fmt: skip
         history = painted.history
         _enter("finishing", progress)

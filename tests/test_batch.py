@@ -22,12 +22,13 @@ def listed(path: Path, *rows: str, columns: str = "head,body") -> Path:
 
 def test_rows_have_defaults_and_names(tmp_path):
     path = listed(
-        tmp_path / "pairs.csv", "a/one.jpg,b/two.png,,,,", "c.jpg,d.jpg,out.webp,7,2,3",
-        columns="head,body,output,seed,person,head_person",
+        tmp_path / "pairs.csv", "a/one.jpg,b/two.png,,,,,,",
+        "c.jpg,d.jpg,out.webp,7,2,3,l.png,m.png",
+        columns="head,body,output,seed,person,head_person,layout,mask",
     )  # fmt: skip
     first, second = batch.read_jobs(path, seed=4)
     assert first == batch.Job("a/one.jpg", "b/two.png", "one_on_two.png", 4, 1, 1)
-    assert second == batch.Job("c.jpg", "d.jpg", "out.webp", 7, 2, 3)
+    assert second == batch.Job("c.jpg", "d.jpg", "out.webp", 7, 2, 3, "l.png", "m.png")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_lists_that_make_no_run_are_refused(tmp_path, columns, rows, message):
 def _settings() -> batch.Settings:
     """Any: the tests below do not get to the swaps."""
     return batch.Settings(
-        "w", "dpmpp", None, "photo", "auto", "match", "shift", "head", generate=None, label=False
+        "w", "dpmpp", None, "photo", "auto", "match", "shift", ["head"], generate=None, label=False
     )
 
 
@@ -142,6 +143,42 @@ def test_a_result_is_the_one_of_a_swap_alone(tmp_path, folder, capsys):
     assert cli.main(["swap", str(head), str(body), "-o", str(alone), "--seed", "3", *both]) == 0
     mine, other = (np.asarray(Image.open(path), int) for path in (tmp_path / "out/both.png", alone))
     assert np.abs(mine - other).max() <= 1
+
+
+def test_rows_may_have_a_mask_and_a_layout_of_their_own(tmp_path, folder, capsys):
+    """Paths are the list's; a row whose drawing is none is an error, and a new drawing new work."""
+    _, body = find_photos()
+    shutil.copyfile(body, tmp_path / "body.png")
+    before = np.asarray(Image.open(body).convert("RGB"))
+    size = before.shape[:2]
+    allowed = np.zeros(size, np.uint8)
+    allowed[60:200, 150:300] = 255
+    Image.fromarray(allowed).save(tmp_path / "mask.png")
+    Image.fromarray(np.full(size, 4, np.uint8)).save(tmp_path / "layout.png")
+    (tmp_path / "text.png").write_text("no image")
+    pairs = listed(
+        tmp_path / "pairs.csv", "body.png,body.png,plain.png,,",
+        "body.png,body.png,masked.png,,mask.png",
+        "body.png,body.png,drawn.png,layout.png,mask.png", "body.png,body.png,bad.png,text.png,",
+        columns="head,body,output,layout,mask",
+    )  # fmt: skip
+    command = ["batch", str(pairs), "-o", str(tmp_path / "out"), "--weights", str(folder), "--json"]
+    assert cli.main([*command, "--skin-tone", "match"]) == 1
+    (error,) = csv.DictReader((tmp_path / "out/errors.csv").read_text().splitlines())
+    assert error["output"] == "bad.png" and "text.png is no image" in error["reason"]
+    plain, masked, drawn = (
+        np.asarray(Image.open(tmp_path / "out" / name))
+        for name in ("plain.png", "masked.png", "drawn.png")
+    )
+    for image in (masked, drawn):
+        np.testing.assert_array_equal(image[allowed == 0], before[allowed == 0])
+    assert (plain != masked).any() and (masked != drawn).any()
+    capsys.readouterr()
+    allowed[100:, :] = 0
+    Image.fromarray(allowed).save(tmp_path / "mask.png", compress_level=0)
+    assert cli.main([*command, "--skin-tone", "match"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["swapped"], told["skipped"], told["failed"]) == (2, 1, 1)
 
 
 def photos(folder: Path, *names: str) -> Path:

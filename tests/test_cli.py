@@ -227,7 +227,9 @@ def test_swap_passes_its_options_on(tmp_path, pair, swapper):
         "seed": 7, "steps": 9, "solver": "ddim", "person": 2, "head_person": 3,
         "preserve": "latents", "skin_tone": "keep", "light": "keep", "align": "none",
     }  # fmt: skip
-    assert swapper.edit == Edit("hair", "clothes")
+    assert swapper.edit == [Edit("hair", "clothes")]
+    assert cli.main(["swap", *pair, "-o", out, "--region", "clothes", "--region", "head"]) == 0
+    assert swapper.edit == [Edit("clothes"), Edit()]
 
 
 def test_swap_says_where_it_wrote_and_what_to_know(capsys, tmp_path, pair, swapper):

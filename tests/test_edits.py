@@ -149,6 +149,26 @@ def test_outside_a_mask_nothing_changes(tiny, pair, parsed, tmp_path):
     assert nothing.warnings[-1] == "nothing is changed: the result is the body photo"
 
 
+def test_edits_in_turn_are_one_of_the_others_result(tiny, pair):
+    head, body = pair
+    mask = np.zeros(body.shape[:2], bool)
+    mask[:300] = True
+    edits = Edit.in_turn(["hair", "head"], mask=mask, generate="clothes")
+    assert edits == [Edit("hair", mask=mask), Edit("head", "clothes", mask=mask)]
+    edits = Edit.in_turn(["hair", "head"], mask=mask)
+    both = tiny(head, body, seed=2, edit=edits)
+    first = tiny(head, body, seed=2, edit=edits[0])
+    second = tiny(head, first.image, seed=2, edit=edits[1])
+    np.testing.assert_array_equal(both.image, second.image)
+    np.testing.assert_array_equal(both.mask, np.maximum(first.mask, second.mask))
+    np.testing.assert_array_equal(both.image[~mask], body[~mask])
+    with pytest.raises(ValueError, match="the head photo shows no hat"):
+        tiny(body, body, edit=[Edit(), Edit("hat")])
+    pairs = [tiny.pair(head, body, edit=edit) for edit in (edits, edits[:1])]
+    with pytest.raises(ValueError, match="some pairs have more edits"):
+        tiny.paint(pairs, [0, 0])
+
+
 def test_the_pairs_of_a_batch_are_of_one_region(tiny, parsed):
     with pytest.raises(ValueError, match="different regions: paint them apart"):
         tiny.paint([parsed, replace(parsed, edit=Edit("hair"))], [0, 0])

@@ -165,7 +165,8 @@ def test_samples_come_in_buckets_and_in_order(tmp_path):
     runner._sample = watched
     crops = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     upper = np.broadcast_to(np.arange(64)[None, :, None] < 24, (1, 64, 64))
-    plan = Plan(upper * 1, upper * 1, upper, ~upper & False)
+    layout = upper.astype(np.int32)
+    plan = Plan(layout, layout, upper, ~upper & False)
     seeds = np.zeros(1, np.uint32)
 
     def paint(numbers):

@@ -144,6 +144,8 @@ def test_options_have_limits(client):
     assert "from 0 to 4294967295" in refused(client, head, body, seed=-1)
     assert "from 2 to 50" in refused(client, head, body, steps=1000)
     assert "'green': use one of auto" in refused(client, head, body, skin_tone="green")
+    assert "'foot': use one of head" in refused(client, head, body, region="foot")
+    assert "'up': use one of shift" in refused(client, head, body, align="up")
 
 
 # Under attack
@@ -172,7 +174,8 @@ def test_uploads_have_a_limit_and_stay_in_their_folder(visitor):
 def answered(visitor: httpx.Client, head: str, body: str) -> str:
     """What a request with these paths in it comes to; a client's library would upload them."""
     files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in (head, body)]
-    call = visitor.post("gradio_api/call/swap", json={"data": [*files, 0, 2, 1, "auto", 1, 1]})
+    data = [*files, 0, 2, 1, "auto", 1, 1, "head", "shift"]
+    call = visitor.post("gradio_api/call/swap", json={"data": data})
     return visitor.get(f"gradio_api/call/swap/{call.json()['event_id']}").text
 
 

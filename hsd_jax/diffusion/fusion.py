@@ -1,11 +1,11 @@
 """Semantic mixing: the paper's Algorithm 1, lines 3 to 5 (HS-Diffusion, arXiv 2212.06458)."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from hsd_jax.diffusion.schedule import Denoise, Schedule
 from hsd_jax.diffusion.solvers import SOLVERS, Mix, Solver, Step, fold_keys, normal
@@ -75,6 +75,44 @@ def fuse(
     z, history = sampled if keep else (sampled, None)
     z = _blend(known, z, switch[-1] * (1 - masks.rest))
     return z if history is None else (z, history)
+
+
+class Progress(NamedTuple):
+    """A fusion between two steps, float32 `[b, h, w, c]` each; its values before the first are not
+    used, but must be finite."""
+
+    z: Array
+    x0: Array
+
+
+def fuse_step(
+    denoise: Denoise,
+    schedule: Schedule,
+    z_head: Float[Array, "b h w c"],
+    z_body: Float[Array, "b h w c"],
+    masks: LatentRegions,
+    keys: Key[Array, " b"],
+    before: Progress,
+    index: Int[Array, ""],
+    *,
+    solver: str = "dpmpp",
+    num_steps: int | None = None,
+) -> Progress:
+    """Step `index` (0 for the first) of `fuse` with mixing at every step, for those who watch it.
+
+    Started from zeros, `num_steps` calls give the z0 and the history of `fuse`, up to float32
+    rounding. Other arguments and errors are those of `fuse`.
+    """
+    _check(z_head, z_body, masks, keys, None)
+    chosen, num_steps = _solver(solver, num_steps)
+    tables = chosen.tables(schedule, num_steps)
+    row = jax.tree.map(lambda column: jnp.asarray(column)[index][None], tables)
+    known = masks.head * z_head + masks.body * z_body
+    z = jnp.where(index == 0, normal(fold_keys(keys, 0), z_head.shape[1:]), before.z)
+    mix = _mix(known, masks.rest, _switch("every", num_steps))
+    z, history = chosen.sample(denoise, row, z, keys, mix, True, before.x0)
+    z = jnp.where(index == num_steps - 1, _blend(known, z, 1 - masks.rest), z)
+    return Progress(z, history[0])
 
 
 def step_times(schedule: Schedule, solver: str, num_steps: int | None = None) -> np.ndarray:

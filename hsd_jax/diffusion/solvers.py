@@ -66,6 +66,7 @@ def _run(
     keys: Array,
     mix: Mix,
     keep: bool,
+    x0_before: Array | None,
 ) -> Array | tuple[Array, Array]:
     """The scan of all solvers: mix, denoise, mix, update, for every row of the tables."""
 
@@ -77,7 +78,8 @@ def _run(
         z = update(z, x0, eps, x0_before, step, fold_keys(keys, 2 * step.index + 2))
         return (z, x0), x0 if keep else None
 
-    (z, _), history = lax.scan(body, (z, jnp.zeros_like(z)), tables)
+    first = jnp.zeros_like(z) if x0_before is None else x0_before
+    (z, _), history = lax.scan(body, (z, first), tables)
     return z if history is None else (z, history)
 
 
@@ -88,12 +90,14 @@ def ddim(
     keys: Key[Array, " b"],
     mix: Mix = IDENTITY,
     keep: bool = False,
+    x0_before: Float[Array, "b ..."] | None = None,
 ) -> Array | tuple[Array, Array]:
     """DDIM (arXiv 2010.02502, equation 12), and with `ddpm_tables` DDPM.
 
     `z` ~ N(0, I) at the first row's noise level; the last state is returned, and with `keep` also
     the (mixed) x0 of every step, [num_steps, b, ...]. Noise is drawn only if the tables have it,
-    so that with eta = 0 the result does not depend on `keys` unless `mix` uses them.
+    so that with eta = 0 the result does not depend on `keys` unless `mix` uses them. `x0_before` is
+    that of the step before the first row, where the tables are the rest of a run.
     """
 
     def update(z, x0, eps, x0_before, step, step_keys):
@@ -102,7 +106,7 @@ def ddim(
             new = new + step.weights["noise"] * normal(step_keys, z.shape[1:])
         return new
 
-    return _run(update, denoise, tables, z, keys, mix, keep)
+    return _run(update, denoise, tables, z, keys, mix, keep, x0_before)
 
 
 def dpmpp(
@@ -112,6 +116,7 @@ def dpmpp(
     keys: Key[Array, " b"],
     mix: Mix = IDENTITY,
     keep: bool = False,
+    x0_before: Float[Array, "b ..."] | None = None,
 ) -> Array | tuple[Array, Array]:
     """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), multistep in x0; arguments as for `ddim`.
 
@@ -123,7 +128,7 @@ def dpmpp(
         weights = step.weights
         return weights["z"] * z + weights["x0"] * x0 + weights["x0_before"] * x0_before
 
-    return _run(update, denoise, tables, z, keys, mix, keep)
+    return _run(update, denoise, tables, z, keys, mix, keep, x0_before)
 
 
 def ddim_tables(schedule: Schedule, num_steps: int, eta: float = 0.0) -> Step:
@@ -192,7 +197,7 @@ def _tables(schedule: Schedule, t: np.ndarray, weights: dict[str, np.ndarray]) -
 class Solver(NamedTuple):
     """A solver with what a caller needs to run it by name."""
 
-    sample: Callable[..., Any]  # (denoise, tables, z, keys, mix, keep) -> z, or (z, x0 history)
+    sample: Callable[..., Any]  # `(denoise, tables, z, keys, mix, keep, x0_before)`, as `ddim`
     tables: Callable[[Schedule, int], Step]
     num_steps: int  # the default
 

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 
 
@@ -47,6 +48,33 @@ def open_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
         if "A" in image.mode or "transparency" in image.info:
             return np.array(image.convert("RGBA"))[..., 3] > 127
         return np.array(image.convert("L")) > 127
+
+
+def read_strokes(
+    data: bytes, palette: Sequence[tuple[int, int, int]], most: int
+) -> Integer[np.ndarray, "h w"]:
+    """Classes drawn with soft brushes on a transparent image: that of the nearest colour, or -1.
+
+    Args:
+      data: the image's file.
+      palette: one (red, green, blue) for each class.
+      most: pixels of a side; a larger image is refused before it is decoded.
+
+    Raises:
+      ValueError: if the image cannot be read, or is larger.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=("PNG", "WEBP")) as image:
+            if max(image.size) > most:
+                raise ValueError(f"the drawing is {image.width} x {image.height}: {most} is most")
+            pixels = np.array(image.convert("RGBA"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"the drawing cannot be read ({error})") from error
+    classes = np.full(pixels.shape[:2], -1)
+    drawn = pixels[..., 3] > 127
+    apart = pixels[drawn][:, None, :3].astype(int) - np.array(palette)[None]
+    classes[drawn] = np.abs(apart).sum(-1).argmin(-1)
+    return classes
 
 
 def _opened(path: str | Path) -> Image.Image:

@@ -4,6 +4,7 @@ Each edit only changes the masks and the layout of the same fusion (HS-Diffusion
 sections 4.4 and 5.1).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -52,6 +53,25 @@ class Edit:
         if hair == "target" and region not in ("head", "face"):
             raise ValueError(f"hair 'target' swaps the face alone: ask for no region {region!r}")
         return cls("face" if hair == "target" else region, **others)
+
+    @classmethod
+    def in_turn(
+        cls,
+        regions: Sequence[Region],
+        hair: Hair = "source",
+        *,
+        mask: np.ndarray | None = None,
+        **last: Any,
+    ) -> list["Edit"]:
+        """Makes the edits of a command that names several regions, one after another.
+
+        The mask is of all, what else is asked for (`generate`, `layout`) of the last.
+
+        Raises:
+          ValueError: as `of` does.
+        """
+        edits = [cls.of(region, hair, mask=mask) for region in regions]
+        return [*edits[:-1], replace(edits[-1], **last)]
 
     def check(self, labels: LabelSet, photo: UInt8[np.ndarray, "H W 3"]) -> None:
         """Checks the edit before a swap.

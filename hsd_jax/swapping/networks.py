@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from hsd_jax.diffusion.conditioning import condition_of, predictor
-from hsd_jax.diffusion.fusion import fuse
+from hsd_jax.diffusion.fusion import Progress, fuse, fuse_step
 from hsd_jax.diffusion.schedule import denoiser
 from hsd_jax.models import apply
 from hsd_jax.swapping.mixing import (
@@ -123,7 +123,44 @@ class SwapNetworks:
         Returns:
           z0 `[b, k, h, w, c]` and, with `keep`, the x0 of each step `[steps, b, k, h, w, c]`.
         """
-        b, k = numbers.shape
+        bound, options = self._bound(params, z_head, z_body, plan, seeds, numbers, sampling)
+        fused = fuse(*bound, **options, keep=sampling.keep)
+        z0, history = fused if isinstance(fused, tuple) else (fused, None)
+        z0 = z0.reshape(*numbers.shape, *z0.shape[1:])
+        return z0, None if history is None else history.reshape(-1, *z0.shape)
+
+    def sample_step(
+        self,
+        params: Any,
+        z_head: Float[Array, "b h w c"],
+        z_body: Float[Array, "b h w c"],
+        plan: Plan,
+        seeds: Integer[Array, " b"],
+        numbers: Integer[Array, "b k"],
+        z: Float[Array, "b k h w c"],
+        x0: Float[Array, "b k h w c"],
+        index: Integer[Array, ""],
+        *,
+        sampling: Sampling,
+    ) -> tuple[Array, Array]:
+        """One step of `sample`, see `fusion.fuse_step`: z and x0 after it, from those before."""
+        bound, options = self._bound(params, z_head, z_body, plan, seeds, numbers, sampling)
+        before = Progress(*(x.reshape(-1, *x.shape[2:]) for x in (z, x0)))
+        after = fuse_step(*bound, before=before, index=index, **options)
+        return after.z.reshape(z.shape), after.x0.reshape(x0.shape)
+
+    def _bound(
+        self,
+        params: Any,
+        z_head: Array,
+        z_body: Array,
+        plan: Plan,
+        seeds: Array,
+        numbers: Array,
+        sampling: Sampling,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `fuse`, with a row for each sample of each pair, and its options."""
+        k = numbers.shape[1]
         keys = jax.vmap(jax.random.key)(seeds)
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, numbers).reshape(-1)
         plan = Plan(*(jnp.repeat(x, k, 0) for x in plan))
@@ -136,13 +173,9 @@ class SwapNetworks:
         times = np.array(self.spec.times(sampling))
         predict = predictor(self._modules["unet"], params["unet"], s, times)
         schedule = self.spec.schedule
-        fused = fuse(
-            denoiser(predict, schedule, self.spec.prediction), schedule, z_head, z_body, masks,
-            keys, solver=sampling.solver, num_steps=len(times), keep=sampling.keep,
-        )  # fmt: skip
-        z0, history = fused if isinstance(fused, tuple) else (fused, None)
-        z0 = z0.reshape(b, k, *z0.shape[1:])
-        return z0, None if history is None else history.reshape(len(times), *z0.shape)
+        denoise = denoiser(predict, schedule, self.spec.prediction)
+        options = {"solver": sampling.solver, "num_steps": len(times)}
+        return (denoise, schedule, z_head, z_body, masks, keys), options
 
     def _latent_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         mean, std = (

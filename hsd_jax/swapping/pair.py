@@ -1,5 +1,6 @@
 """Frames two people alike and pairs them for the networks: aligned, at the same size."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ class Pair:
       edit: what is swapped and what is sampled.
       persons: their numbers in the head photo and the body photo, 1 for the largest face.
       srgb: whether the body's file had a colour profile, see `imaging.files.Photo`.
+      then: the pair of the next edit, given the result of this one; None if there is none.
     """
 
     head: Person
@@ -46,6 +48,7 @@ class Pair:
     edit: Edit = Edit()
     persons: tuple[int, int] = (1, 1)
     srgb: bool = False
+    then: Callable[[np.ndarray], "Pair"] | None = None
 
     def warnings(self, labels: LabelSet) -> tuple[str, ...]:
         """Problems with the photos that may spoil the result, and `notes`."""
@@ -73,7 +76,7 @@ class Pair:
         enlarged = self.body.crop.side / self.head.crop.side
         if enlarged > _SOFT:
             found.append(f"the head is enlarged {enlarged:.1f} times and will look soft")
-        return (*found, *self.notes)
+        return tuple(dict.fromkeys((*found, *self.notes)))
 
 
 def _poses_apart(head: Person, body: Person) -> list[str]:

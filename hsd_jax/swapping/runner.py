@@ -30,7 +30,7 @@ from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import Sampling
-from hsd_jax.swapping.window import window_around
+from hsd_jax.swapping.window import Window, window_around
 
 export.register_namedtuple_serialization(Plan, serialized_name="hsd_jax.swapping.Plan")
 
@@ -42,6 +42,10 @@ BUCKETS = (1, 4)
 
 LARGE = 100_000_000
 """Parameters of UNet and autoencoder above which a call takes seconds, not loading."""
+
+
+Preview = Callable[[np.ndarray], None]
+"""Is called after each step with what it predicts of the first pair, uint8 `[samples, H, W, 3]`."""
 
 
 class Painted(NamedTuple):
@@ -82,12 +86,19 @@ class Runner:
         self._encode = _program("encode", _encode_pairs(networks), facts, large=self._large)
         self._decode = _program("decode", networks.decode, facts, large=self._large)
         self._sample = cache(self._sampler)
+        self._step = cache(self._stepper)
 
     def _sampler(self, sampling: Sampling) -> Program:
         function = partial(self._networks.sample, sampling=sampling)
         many_calls = len(self.spec.times(sampling)) >= MANY
         facts = (self._networks.facts, sampling)
         return _program("sample", function, facts, large=self._large, many_calls=many_calls)
+
+    def _stepper(self, sampling: Sampling) -> Program:
+        function = partial(self._networks.sample_step, sampling=sampling)
+        many_calls = len(self.spec.times(sampling)) >= MANY
+        facts = (self._networks.facts, sampling)
+        return _program("step", function, facts, large=self._large, many_calls=many_calls)
 
     def _planner(self, region: Region) -> Program:
         function = partial(self._networks.plan, region=region)
@@ -196,6 +207,7 @@ class Runner:
         numbers: np.ndarray,
         sampling: Sampling,
         in_window: bool | None = None,
+        preview: Preview | None = None,
     ) -> Painted:
         """Encodes the crops of each pair, fuses their latents and decodes the result.
 
@@ -207,11 +219,13 @@ class Runner:
           sampling: the solver and its steps.
           in_window: whether to paint only a window around what is generated and copy the rest from
             the photos; None for whichever is faster with these networks on this device.
+          preview: is shown what each step predicts, see `Preview`, of each batch after the other.
         """
         if self.in_window if in_window is None else in_window:
-            return self._in_windows(heads, bodies, plan, seeds, numbers, sampling)
+            return self._in_windows(heads, bodies, plan, seeds, numbers, sampling, preview)
         arrays = (heads, bodies, *plan, seeds, numbers)
-        parts = [self._painted(*part, sampling=sampling) for part in self._batches(*arrays)]
+        options = {"sampling": sampling, "preview": preview}
+        parts = [self._painted(*part, **options) for part in self._batches(*arrays)]
         images = np.concatenate([part.images for part in parts])[: len(heads)]
         if not sampling.keep:
             return Painted(images, None)
@@ -226,6 +240,7 @@ class Runner:
         seeds: np.ndarray,
         numbers: np.ndarray,
         sampling: Sampling,
+        preview: Preview | None,
     ) -> Painted:
         """Paints pair by pair, each in its own window."""
         images, histories = [], []
@@ -233,15 +248,24 @@ class Runner:
             one = Plan(*(x[i] for x in plan))
             window = window_around(~(one.head | one.body), self.spec.factor)
             cut = [window.cut(x)[None] for x in (head, body, *one)]
-            painted = self._painted(*cut, seeds[i : i + 1], numbers[i : i + 1], sampling=sampling)
             photos = np.where(one.head[..., None], head, body)
+            shown = None if preview is None else _placed(preview, window, photos)
+            of_pair = seeds[i : i + 1], numbers[i : i + 1]
+            painted = self._painted(*cut, *of_pair, sampling=sampling, preview=shown)
             images.append(window.put(painted.images, photos))
             if painted.history is not None:
                 histories.append(window.put(painted.history, photos))
         history = np.concatenate(histories, 1) if histories else None
         return Painted(np.concatenate(images), history)
 
-    def _painted(self, heads: Any, bodies: Any, *rest: Any, sampling: Sampling) -> Painted:
+    def _painted(
+        self,
+        heads: Any,
+        bodies: Any,
+        *rest: Any,
+        sampling: Sampling,
+        preview: Preview | None,
+    ) -> Painted:
         """Paints one batch of crops or windows, bucket by bucket of samples."""
         *plan, seeds, numbers = rest
         size, samples = _bucket(numbers.shape[1]), numbers.shape[1]
@@ -250,14 +274,25 @@ class Runner:
         images, histories = [], []
         for start in range(0, samples, size):
             some = _filled(numbers[:, start : start + size], size)
-            z0, history = self._sample(sampling)(
-                unet, z_head, z_body, Plan(*plan), seeds, some
-            )
+            arguments = (unet, z_head, z_body, Plan(*plan), seeds, some)
+            if preview is None:
+                z0, history = self._sample(sampling)(*arguments)
+            else:
+                z0, history = self._stepped(arguments, sampling, preview), None
             images.append(self._decoded(z0))
             if history is not None:
                 histories.append(np.stack([self._decoded(x0) for x0 in history]))
         kept = np.concatenate(histories, 2)[:, :, :samples] if histories else None
         return Painted(np.concatenate(images, 1)[:, :samples], kept)
+
+    def _stepped(self, arguments: Any, sampling: Sampling, preview: Preview) -> Any:
+        """`_sample`, step by step."""
+        _, z_head, *_, numbers = arguments
+        z = x0 = np.zeros((*numbers.shape, *z_head.shape[1:]), np.float32)
+        for index in range(len(self.spec.times(sampling))):
+            z, x0 = self._step(sampling)(*arguments, z, x0, np.int32(index))
+            preview(self._decoded(x0)[0])
+        return z
 
     def _decoded(self, z: Any) -> np.ndarray:
         """Decodes latents `[b, k, h, w, c]` to uint8 images `[b, k, H, W, 3]`."""
@@ -283,6 +318,10 @@ def _program(
     """A program; fast convolutions are compiled only if the network is large or called often."""
     here = None if large or many_calls else natively(function)
     return Program(name, function, facts, here=here, large=large)
+
+
+def _placed(preview: Preview, window: Window, photos: np.ndarray) -> Preview:
+    return lambda images: preview(window.put(images, photos))
 
 
 def _encode_pairs(networks: SwapNetworks) -> Callable[..., Any]:

@@ -1,25 +1,30 @@
 """What the page does with photos, from files to files; it knows nothing of a browser."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from hsd_jax.imaging import files
+from hsd_jax.imaging import drawings, files, framing
 from hsd_jax.imaging.files import Photo
 from hsd_jax.imaging.sheets import numbered_faces
 from hsd_jax.labels import LabelSet, colorize
 from hsd_jax.swap import HeadSwapper, SwapResult
+from hsd_jax.swapping.edits import Edit, at_photo
+from hsd_jax.swapping.mixing import Region
+from hsd_jax.swapping.pair import Align, Pair
 from hsd_jax.swapping.skin import SkinTone
 from hsd_jax.swapping.spec import DEFAULT_SAMPLING
 
 _SHOWN = 1600  # pixels of the longer side of what a browser shows; what it downloads has all
 _SMALL = 800  # of the picture with the faces
+DRAWN = 512
+"""Pixels of a side of the picture to draw on."""
 HEAD, BODY = "the head photo", "the body photo"
 
 
@@ -47,8 +52,8 @@ class Wish:
     skin_tone: SkinTone = "auto"
     person: int = 1
     head_person: int = 1
-    keep_steps: bool = False
-    """Whether the stages show what each step predicts: a program of its own."""
+    region: Region = "head"
+    align: Align = "shift"
 
 
 class Swapped(NamedTuple):
@@ -79,6 +84,11 @@ class Desk:
         return self._swapper.spec
 
     @property
+    def labels(self) -> LabelSet:
+        """The classes of layouts."""
+        return self._swapper.spec.labels
+
+    @property
     def default_steps(self) -> int:
         """Calls of the UNet that suit the weights."""
         return len(self.spec.times(DEFAULT_SAMPLING))
@@ -92,18 +102,68 @@ class Desk:
         photo, layout, faces = self._swapper.look(_read(path, role))
         if not faces:
             raise ValueError(f"{role} shows no face: give a person from the front, upright")
-        return _drawn(photo, layout, faces, self.spec.labels)
+        return _seen(photo, layout, faces, self.labels)
 
-    def swap(self, head: Path, body: Path, wish: Wish) -> Swapped:
-        """One swap; arguments and errors as of `HeadSwapper.__call__`."""
+    def layout(self, head: Path, body: Path, wish: Wish) -> UInt8[np.ndarray, "n n 3"]:
+        """What a swap will show where: the body's crop under the colours of the classes.
+
+        Errors are those of `HeadSwapper.__call__`.
+        """
+        pair = self._pair(_read(head, HEAD), _read(body, BODY), wish)
+        layout = framing.enlarge(self._swapper.layout(pair), DRAWN)
+        return _tinted(framing.take(pair.body.photo, pair.body.crop, DRAWN), layout, self.labels)
+
+    def swap(
+        self,
+        head: Path,
+        body: Path,
+        wish: Wish,
+        drawing: bytes | None = None,
+        preview: Callable[[np.ndarray], None] | None = None,
+    ) -> Swapped:
+        """One swap; arguments and errors as of `HeadSwapper.__call__`.
+
+        `drawing` is what somebody drew on the picture of `layout`, see `drawings.read_strokes`.
+        """
         photos = _read(head, HEAD), _read(body, BODY)
-        steps = None if wish.steps == self.default_steps else wish.steps
+        edit, shown = Edit(wish.region), []
+        if drawing:
+            edit = replace(edit, layout=self._drawn(*photos, wish, drawing))
+
+        def step(images: np.ndarray) -> None:
+            shown.append(images[0])
+            if preview:
+                preview(images[0])
+
         results = self._swapper(
-            *photos, seed=wish.seed, steps=steps, samples=wish.samples, keep_steps=wish.keep_steps,
-            skin_tone=wish.skin_tone, person=wish.person, head_person=wish.head_person,
+            *photos, **self._asked(wish), seed=wish.seed, samples=wish.samples, edit=edit,
+            steps=None if wish.steps == self.default_steps else wish.steps,
+            preview=step if preview else None,
         )  # fmt: skip
         results = results if isinstance(results, list) else [results]
+        results[0] = replace(results[0], steps=tuple(shown))
         return self._written(results, photos[1], wish)
+
+    def _pair(self, head: Photo, body: Photo, wish: Wish) -> Pair:
+        return self._swapper.pair(head, body, **self._asked(wish), edit=Edit(wish.region))
+
+    def _asked(self, wish: Wish) -> dict[str, Any]:
+        names = "skin_tone", "person", "head_person", "align"
+        return {name: getattr(wish, name) for name in names}
+
+    def _drawn(
+        self, head: Photo, body: Photo, wish: Wish, drawing: bytes
+    ) -> Integer[np.ndarray, "h w"] | None:
+        """The layout with the drawing on it, at the size of the body photo; None for no drawing."""
+        strokes = drawings.read_strokes(drawing, self.labels.palette, 4 * DRAWN)
+        if (strokes < 0).all():
+            return None
+        pair = self._pair(head, body, wish)
+        person = pair.body
+        strokes = framing.enlarge(strokes + 1, person.crop.side)  # 0 where nothing is drawn
+        strokes = framing.paste(np.zeros(person.photo.shape[:2], np.uint8), strokes, person.crop)
+        layout = at_photo(self._swapper.layout(pair), person.crop, person.photo.shape[:2])
+        return np.rot90(np.where(strokes, strokes - 1, layout), -person.turns)
 
     def _written(self, results: list[SwapResult], body: Photo, wish: Wish) -> Swapped:
         folder = self._folder / secrets.token_hex(16)
@@ -150,15 +210,19 @@ def _at_most(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(small)
 
 
-def _drawn(photo: np.ndarray, layout: np.ndarray, faces: Any, labels: LabelSet) -> Seen:
+def _seen(photo: np.ndarray, layout: np.ndarray, faces: Any, labels: LabelSet) -> Seen:
     picture = _at_most(photo, _SMALL)
     scale = picture.shape[1] / photo.shape[1]
     small = Image.fromarray(layout.astype(np.uint8)).resize(picture.shape[1::-1], 0)
-    layout = np.asarray(small)
+    places = [(face.x * scale, face.y * scale, face.size * scale) for face in faces]
+    return Seen(numbered_faces(_tinted(picture, np.asarray(small), labels), places), places)
+
+
+def _tinted(picture: np.ndarray, layout: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """The picture under the colours of a layout of its size."""
     mixed = (picture.astype(np.uint16) + colorize(layout, labels)) // 2
     mixed = np.where(layout[..., None] == labels.background, picture, mixed)
-    places = [(face.x * scale, face.y * scale, face.size * scale) for face in faces]
-    return Seen(numbered_faces(mixed.astype(np.uint8), places), places)
+    return mixed.astype(np.uint8)
 
 
 def _stages(result: SwapResult, labels: LabelSet) -> list[tuple[str, np.ndarray]]:

@@ -1,18 +1,22 @@
 """The page: its parts, and what happens when they are touched."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from typing import Any, get_args
 
 import gradio as gr
+import numpy as np
 from gradio.themes import Soft
 
 from hsd_jax.runtime.console import one_line
+from hsd_jax.swapping.mixing import REGIONS
+from hsd_jax.swapping.pair import Align
 from hsd_jax.swapping.skin import SkinTone
-from hsd_jax.web.desk import BODY, HEAD, Desk, Swapped, Wish, nearest
+from hsd_jax.web.desk import BODY, DRAWN, HEAD, Desk, Swapped, Wish, nearest
 
 # What touches the networks waits its turn; this many may wait, the next are told to come again.
 _TURN: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
@@ -33,7 +37,13 @@ hours."""
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
 #seen-head, #seen-body {cursor: pointer}
+.classes {display: flex; flex-wrap: wrap; gap: .2em 1em}
+.classes i {display: inline-block; width: 1em; height: 1em; margin-right: .3em}
 """
+_REGIONS = {
+    "the head": "head", "the face (hair stays)": "face", "the hair": "hair", "the hat": "hat",
+    "the clothes": "clothes",
+}  # fmt: skip
 
 
 def theme() -> Soft:
@@ -67,6 +77,27 @@ def _upload(**options: Any) -> gr.Image:
     return photo
 
 
+def _editor(palette: Sequence[tuple[int, int, int]]) -> gr.ImageEditor:
+    """A picture to draw on with the colours of the classes; its value is the drawing's file.
+
+    Only its value may be set later: Gradio makes a component anew whose other options change.
+    """
+    colours: list[Any] = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette]
+    editor: Any = gr.ImageEditor(
+        label="Layout", height=420, elem_id="layout", sources=[], transforms=[], buttons=[],
+        layers=False, image_mode="RGBA", canvas_size=(DRAWN, DRAWN), format="png",
+        brush=gr.Brush(default_size=16, colors=colours, default_color=colours[1],
+                       color_mode="fixed"),
+    )  # fmt: skip
+
+    def to_bytes(payload: Any) -> bytes | None:
+        blobs = editor.blob_storage.pop(payload.id, None) if payload and payload.id else None
+        return blobs.layers[0] if blobs and blobs.layers else None
+
+    editor.preprocess = to_bytes
+    return editor
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Errors that are the photo's or the wish's, as the page says them."""
@@ -93,7 +124,8 @@ def build(desk: Desk, example: tuple[Path, Path] | None = None) -> gr.Blocks:
                 with gr.Row():
                     head, head_person = _photo("1. Head", "head", HEAD, desk)
                     body, person = _photo("2. Body", "body", BODY, desk)
-                wish = [*_options(desk), person, head_person]
+                wish = [*_options(desk), person, head_person, *_fit()]
+                drawing = _drawing(desk, [head, body, *wish])
                 button = gr.Button("Swap", variant="primary", size="lg")
                 if example:
                     _example(example, head, body)
@@ -101,7 +133,7 @@ def build(desk: Desk, example: tuple[Path, Path] | None = None) -> gr.Blocks:
                 result = _Result()
         with gr.Accordion("Responsible use", open=True):
             gr.Markdown(f"{_RESPONSIBLE} {_PRIVACY}")
-        _bind(desk, [head, body, *wish], button, result)
+        _bind(desk, [head, body, *wish], drawing, button, result)
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     return page
 
@@ -165,10 +197,59 @@ def _options(desk: Desk) -> list[Any]:
     return [seed, steps, samples, tone]
 
 
+def _fit() -> list[Any]:
+    """Components of `Wish`: what is taken, and how it is brought over the neck."""
+    with gr.Accordion("What is swapped, and how it fits", open=False):
+        region = gr.Radio(
+            list(_REGIONS.items()), value="head", label="Take from the first photo", min_width=220
+        )
+        align = gr.Radio(
+            [("move", "shift"), ("move and turn", "similarity"), ("leave", "none")],
+            value="shift", label="Fit", info="of the head to the body's neck", min_width=220,
+        )  # fmt: skip
+    return [region, align]
+
+
+def _drawing(desk: Desk, inputs: list[Any]) -> gr.ImageEditor:
+    """The layout of the result, to draw on before the swap; what it depends on clears it."""
+    with gr.Accordion("Draw on the layout", open=False):
+        gr.Markdown("The colours say what the result shows where. Draw, then swap: what you drew "
+                    "is painted anew as what its colour means.")  # fmt: skip
+        button = gr.Button("Show the layout", size="sm")
+        editor = _editor(desk.labels.palette)
+        names = zip(desk.labels.classes, desk.labels.palette, strict=True)
+        gr.HTML("<div class='classes'>" + "".join(
+            f"<span><i style='background:rgb{colour}'></i>{name}</span>" for name, colour in names
+        ) + "</div>")  # fmt: skip
+
+    def show(head: Path | None, body: Path | None, *wish: Any) -> Any:
+        with _told():
+            picture = desk.layout(*_both(head, body), _wish(*wish))
+        return {"background": picture, "layers": [], "composite": None}
+
+    button.click(show, inputs, editor, api_visibility="private", **_TURN)
+    for component in inputs:
+        if not isinstance(component, gr.Number | gr.Slider):  # which do not change it
+            component.change(
+                lambda: None, None, editor, api_visibility="private", show_progress="hidden"
+            )
+    return editor
+
+
+def _both(head: Path | None, body: Path | None) -> tuple[Path, Path]:
+    if head is None or body is None:
+        raise ValueError("give two photos: one of the head, one of the body")
+    return head, body
+
+
 class _Result:
     """Where a swap is shown."""
 
     def __init__(self) -> None:
+        self.live = gr.Image(
+            label="Painting", interactive=False, buttons=[], visible=False, elem_id="live",
+            height=320,
+        )  # fmt: skip
         self.slider = gr.ImageSlider(
             label="Before and after", interactive=False, buttons=["fullscreen"], max_height=520,
             slider_position=8,
@@ -188,46 +269,45 @@ class _Result:
             )  # fmt: skip
         self.swapped = gr.State()
 
-    @property
-    def parts(self) -> list[Any]:
-        return [
-            *(self.slider, self.notes, self.samples),
-            *(self.download, self.stages, self.swapped),
-        ]
 
-
-def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> None:
+def _bind(
+    desk: Desk, inputs: list[Any], drawing: gr.ImageEditor, button: gr.Button, result: _Result
+) -> None:
     """What the button, a choice among the samples, and the API do."""
 
-    def run(head: Path | None, body: Path | None, *wish: Any, keep_steps: bool) -> Swapped:
-        with _told():
-            if head is None or body is None:
-                raise ValueError("give two photos: one of the head, one of the body")
-            return desk.swap(head, body, replace(_wish(*wish), keep_steps=keep_steps))
-
-    def show(*values: Any) -> list[Any]:
-        swapped = run(*values, keep_steps=True)
+    def show(drawn: bytes | None, head: Any, body: Any, *wish: Any) -> Iterator[list[Any]]:
+        steps: Queue[np.ndarray | None] = Queue()
+        with _told(), ThreadPoolExecutor(1) as one:
+            photos, asked = _both(head, body), _wish(*wish)
+            swapping = one.submit(desk.swap, *photos, asked, drawn, steps.put)
+            swapping.add_done_callback(lambda _: steps.put(None))
+            while (step := steps.get()) is not None:
+                yield [gr.Image(step, visible=True), *[gr.skip()] * len(parts)]
+            swapped = swapping.result()
         notes = "\n".join(f"- {html.escape(warning)}" for warning in swapped.report["warnings"])
         samples = gr.Gallery(
             [str(path) for path in swapped.shown], visible=len(swapped.shown) > 1, selected_index=0
         )
         stages = [(str(path), caption) for path, caption in swapped.stages]
-        return [*_chosen(swapped, 0), notes, samples, stages, swapped]
+        yield [gr.Image(visible=False), *_chosen(swapped, 0), notes, samples, stages, swapped]
 
     def choose(swapped: Swapped | None, event: gr.SelectData) -> list[Any]:
         return [gr.skip(), gr.skip()] if swapped is None else _chosen(swapped, event.index)
 
     def swap(
         head: Any, body: Any, seed: Any, steps: Any, samples: Any, skin_tone: Any, person: Any,
-        head_person: Any,
+        head_person: Any, region: Any, align: Any,
     ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
-        wish = (seed, steps, samples, skin_tone, person, head_person)
-        swapped = run(head, body, *wish, keep_steps=False)
+        wish = (seed, steps, samples, skin_tone, person, head_person, region, align)
+        with _told():
+            swapped = desk.swap(*_both(head, body), _wish(*wish))
         return [str(path) for path in swapped.images], swapped.report
 
-    parts = [result.slider, result.download, result.notes, result.samples, result.stages]
+    parts = [
+        result.slider, result.download, result.notes, result.samples, result.stages, result.swapped,
+    ]  # fmt: skip
     button.click(
-        show, inputs, [*parts, result.swapped], api_visibility="private",
+        show, [drawing, *inputs], [result.live, *parts], api_visibility="private",
         show_progress_on=result.slider, scroll_to_output=True, **_TURN,
     )  # fmt: skip
     result.samples.select(
@@ -244,7 +324,8 @@ def _bind(desk: Desk, inputs: list[Any], button: gr.Button, result: _Result) -> 
 def _asked(desk: Desk) -> list[Any]:
     """Components of the API's options, which refuse nothing themselves: `_wish` does, in words."""
     numbers = [gr.Number(x, visible=False) for x in (0, desk.default_steps, 1, 1, 1)]
-    return [*numbers[:3], gr.Textbox("auto", visible=False), *numbers[3:]]
+    tone, region, align = (gr.Textbox(x, visible=False) for x in ("auto", "head", "shift"))
+    return [*numbers[:3], tone, *numbers[3:], region, align]
 
 
 def _chosen(swapped: Swapped, index: int) -> list[Any]:
@@ -253,7 +334,10 @@ def _chosen(swapped: Swapped, index: int) -> list[Any]:
     return [slider, gr.DownloadButton(value=str(swapped.images[index]), interactive=True)]
 
 
-def _wish(seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, other: Any) -> Wish:
+def _wish(
+    seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, other: Any, region: str,
+    align: str,
+) -> Wish:  # fmt: skip
     """What the options of the page, or of the API, ask for.
 
     Raises:
@@ -267,7 +351,13 @@ def _wish(seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, othe
     for name, (value, low, high) in ranges.items():
         if value is None or value != int(value) or not low <= value <= high:
             raise ValueError(f"{name} is {value}: give a whole number from {low} to {high}")
-    if skin_tone not in get_args(SkinTone):
-        raise ValueError(f"skin_tone is {skin_tone!r}: use one of {', '.join(get_args(SkinTone))}")
+    names = {
+        "skin_tone": (skin_tone, get_args(SkinTone)), "region": (region, REGIONS),
+        "align": (align, get_args(Align)),
+    }  # fmt: skip
+    for name, (value, known) in names.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}: use one of {', '.join(known)}")
     numbers = {name: int(value) for name, (value, _, _) in ranges.items()}
-    return Wish(**numbers, skin_tone=skin_tone)  # type: ignore  # which was checked
+    chosen: dict[str, Any] = {name: value for name, (value, _) in names.items()}
+    return Wish(**numbers, **chosen)
