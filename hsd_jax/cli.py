@@ -30,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       on stderr that says what is wrong; 130 if interrupted, 143 if told to end. HSD_DEBUG=1 adds
       the traceback.
     """
+    status = _status(argv)
+    if argv is None:
+        process.leave(status)
+    return status
+
+
+def _status(argv: Sequence[str] | None) -> int:
     name = "hsd"
     if argv is None:
         process.take_streams()
@@ -44,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lost := settle_stdout():
             # What was asked for as files is there: that counts, and what is said of it less.
             status = fail(name, f"its report cannot be printed: {lost}")
-            status = 0 if getattr(args, "output", None) else status
-        if argv is None:
-            process.leave(status)
+            return 0 if getattr(args, "output", None) else status
         return status
     except KeyboardInterrupt as stop:
         tell(f"{name}: stopped, nothing is left half-written")

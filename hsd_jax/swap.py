@@ -21,6 +21,7 @@ from hsd_jax.imaging.files import read_photo, save_image
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.imaging.provenance import Mark
 from hsd_jax.parsing.photo_parser import Face, PhotoParser
+from hsd_jax.swapping import finish, skin
 from hsd_jax.swapping.edits import Edit, at_photo
 from hsd_jax.swapping.light import Light, one_light
 from hsd_jax.swapping.mattes import Matte
@@ -181,8 +182,7 @@ class HeadSwapper:
         """
         sampling = Sampling(solver, steps, keep_steps)
         self._check(samples, sampling, preserve)
-        self._parser.prepare()
-        self._runner.prepare(samples, sampling)
+        self._prepare(samples, sampling)
         _enter("parsing", progress)
         pair = self.pair(
             head, body, person=person, head_person=head_person, skin_tone=skin_tone, light=light,
@@ -190,6 +190,15 @@ class HeadSwapper:
         )  # fmt: skip
         (results,) = self.paint([pair], [seed], samples, sampling, preserve, progress, preview)
         return results[0] if samples == 1 else results
+
+    def _prepare(self, samples: int, sampling: Sampling) -> None:
+        """Loads or compiles all programs in the background, in the order of their use."""
+        self._parser.prepare()
+        self._runner.prepare(samples, sampling)
+        if self.spec.finish.skin_tone:
+            skin.prepare(self.spec.size)
+        if self.spec.finish.match_border:
+            finish.prepare(self.spec.size)
 
     def look(self, photo: Any) -> tuple[np.ndarray, np.ndarray, list[Face]]:
         """What a swap sees in a photo.

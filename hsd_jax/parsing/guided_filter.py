@@ -58,8 +58,17 @@ def _fit(
     matrix = variance.reshape(*variance.shape[:-1], channels, channels)
     matrix += eps * jnp.eye(channels)[None, None, None]
     right = joint.reshape(*joint.shape[:-1], channels, -1)
-    slope = (jnp.linalg.inv(matrix) @ right).reshape(joint.shape)
+    slope = (_inverse(matrix) @ right).reshape(joint.shape)
     return mean(slope), mean(level - _along(colour, slope))
+
+
+def _inverse(matrix: jax.Array) -> jax.Array:
+    """Of matrices `[..., c, c]`; those of colours by cross products, which compile in no time."""
+    if matrix.shape[-1] != 3:
+        return jnp.linalg.inv(matrix)
+    a, b, c = (matrix[..., i, :] for i in range(3))
+    columns = jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)
+    return jnp.stack(columns, -1) / jnp.sum(a * columns[0], -1)[..., None, None]
 
 
 def _outer(a: jax.Array, b: jax.Array) -> jax.Array:

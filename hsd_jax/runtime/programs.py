@@ -18,7 +18,9 @@ import jax
 import numpy as np
 from jax import export
 
+from hsd_jax.runtime import process
 from hsd_jax.runtime.files import write_bytes
+from hsd_jax.runtime.threads import cores
 
 # What else the trace of a function depends on.
 _SETTINGS = (
@@ -82,14 +84,15 @@ class Program:
             return ready.result()(*args)
 
     def prepare(self, *args: Any) -> None:
-        """Loads the cached program for arguments like these in the background.
+        """Loads the program for arguments like these in the background, or compiles and keeps it.
 
         Args:
           args: arrays or `jax.ShapeDtypeStruct`s.
         """
         path = self._path(args)
-        if path is not None and path.is_file() and _shapes(args) not in self._ready:
-            self._ready[_shapes(args)] = _workers().submit(self._load, args)
+        if path is not None and _shapes(args) not in self._ready:
+            workers = _loaders() if path.is_file() else _compilers()
+            self._ready[_shapes(args)] = workers.submit(self._load, args)
 
     def jitted(self) -> Any:
         """The function under `jax.jit`, to lower and inspect."""
@@ -108,6 +111,7 @@ class Program:
             return self.jitted()
         _LOG.debug("loading the program %s", self.name)
         exported = _read(path)
+        known = exported is not None
         if exported is None:
             try:
                 exported = _exported(self._function, args)
@@ -115,7 +119,10 @@ class Program:
                 # It cannot be exported (vendor-specific calls), or it fails, as the call will show.
                 return self.jitted()
             _write(path, bytes(exported.serialize()))
-        return self._compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
+        compiled = self._compile(jax.jit(exported.call).lower(*jax.tree.map(_spec, args)))
+        if not known:
+            process.trim()  # a compiler's memory is of no use to a swap
+        return compiled
 
     def _compile(self, lowered: Any) -> Callable[..., Any]:
         options = {} if self._large else _COMPILER_OPTIONS.get(jax.default_backend())
@@ -163,9 +170,15 @@ def _shapes(args: Any) -> Any:
 
 
 @cache
-def _workers() -> ThreadPoolExecutor:
+def _loaders() -> ThreadPoolExecutor:
     # One: two would mostly wait for the allocator's lock and delay what is needed first.
     return ThreadPoolExecutor(1, thread_name_prefix="hsd-programs")
+
+
+@cache
+def _compilers() -> ThreadPoolExecutor:
+    # XLA keeps one and a half cores busy with one program.
+    return ThreadPoolExecutor(cores(), thread_name_prefix="hsd-compilers")
 
 
 @cache

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
@@ -312,6 +313,12 @@ def membrane(
       `values` where the weight is 1, weighted means of what is near elsewhere.
     """
     return np.asarray(_membrane(values.astype(np.float32), weight.astype(np.float32)))
+
+
+def prepare(size: int) -> None:
+    """Loads this module's program for crops of this size in the background."""
+    image, weight = (jax.ShapeDtypeStruct((size, size, *c), np.float32) for c in ((3,), ()))
+    _membrane.prepare(image, weight)
 
 
 _membrane = Program("membrane", lambda x, weight: push_pull(x[None], weight[None, ..., None])[0])

@@ -9,6 +9,7 @@ it would not change under its own face.
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
@@ -131,6 +132,12 @@ def _fade(person: Person) -> Float[np.ndarray, "s s"]:
     )
     fade = np.minimum(np.minimum(top, bottom)[:, None], np.minimum(left, right)[None])
     return np.clip(fade, 0, 1)
+
+
+def prepare(size: int) -> None:
+    """Loads this module's program for crops of this size in the background."""
+    guide, skin = (jax.ShapeDtypeStruct((1, size, size, c), np.float32) for c in (3, 1))
+    _guided.prepare(guide, skin)
 
 
 _guided = Program(
