@@ -44,6 +44,20 @@ def test_a_call_is_timed_to_its_end():
     assert 0.01 <= times["sleep"][0] < 1
 
 
+def test_a_budget_begins_nothing_that_would_end_late(capsys):
+    budget = timing.Budget(seconds=0.05)
+    seen = []
+    for case in budget.cases(["first", "second", "third"], str):
+        seen.append(case)
+        time.sleep(0.03)
+    assert seen == ["first"] and budget.left_out == ["second", "third"]
+    assert "second; third" in budget.notes()[0]
+    assert not timing.Budget().notes()
+    times = timing.interleaved({"hsd": lambda: None}, rounds=1, seconds=0, tell=budget.tell)
+    told = capsys.readouterr().err  # also where it is no terminal
+    assert "first" in told and "hsd: " in told and len(times["hsd"]) == 1
+
+
 def test_rows_hold_speed_ratio_and_error():
     rows = table_rows({"hsd": [0.5, 0.5], "eager": [1.0, 1.0]}, 2e9, {"hsd": 1e-6})
     assert rows == [["hsd", 500.0, 4.0, None, 1.0, 1e-6], ["eager", 1000.0, 2.0, None, 2.0, None]]
@@ -119,6 +133,12 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 def test_it_refuses_in_one_line(capsys, monkeypatch):
     assert cli.main(["bench", "batch", "--vs", "torch"]) == 2
     assert "no peer" in capsys.readouterr().err
+    assert cli.main(["bench", "train", "--vs", "diffusers"]) == 2
+    assert "no peer" in capsys.readouterr().err
+    assert cli.main(["bench", "input"]) == 2
+    assert "--config" in capsys.readouterr().err
+    assert cli.main(["bench", "unet", "--minutes", "0"]) == 2
+    assert "more than 0" in capsys.readouterr().err
     monkeypatch.setattr(bench_cli.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["bench", "unet", "--vs", "torch"]) == 2
     assert "pip install torch" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hsd_jax.bench.report import Report, Table, machine
-from hsd_jax.bench.timing import interleaved, medians
+from hsd_jax.bench.timing import Budget, interleaved, medians
 from hsd_jax.bench.weights import normal, relative_error
 from hsd_jax.models import conv, forms
 
@@ -98,17 +98,17 @@ def runs(case: Case) -> dict[str, Callable[[], Any]]:
     return {form: one(form) for form in candidates(case)}
 
 
-def measure(vs_torch: bool, tell: Callable[[str], None]) -> tuple[Report, dict[str, Any]]:
+def measure(
+    vs: str | None, budget: Budget, quick: bool
+) -> tuple[Report, dict[str, Any]]:
     """Times all cases.
 
     Returns:
       The report, and this device's entry of `conv_table.json`.
     """
-    del vs_torch  # whole networks are compared, not convolutions
+    del vs, quick  # whole networks are compared, not convolutions
     rows, chosen = [], []
-    everything = list(cases())
-    for index, case in enumerate(everything, 1):
-        tell(f"{index} of {len(everything)}: {' '.join(map(str, case))}")
+    for case in budget.cases(list(cases()), lambda case: " ".join(map(str, case))):
         calls = runs(case)
         times = medians(interleaved(calls, seconds=0.5))
         best = min(times, key=lambda form: times[form])

@@ -244,11 +244,7 @@ class _Encode(nn.Module):
         self.quant_conv = nn.Conv2d(moments * net.z_channels, moments * net.embed_dim, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        b, c, h, w = x.shape
-        p = self.patch
-        x = x.view(b, c, h // p, p, w // p, p).permute(0, 3, 5, 1, 2, 4)
-        x = x.reshape(b, p * p * c, h // p, w // p)
-        return self.quant_conv(self.encoder(x))[:, : self.channels]
+        return self.quant_conv(self.encoder(to_patches(x, self.patch)))[:, : self.channels]
 
 
 class _Decode(nn.Module):
@@ -261,10 +257,21 @@ class _Decode(nn.Module):
         self.decoder = _Coder(net, decodes=True)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        x, p = self.decoder(self.post_quant_conv(z)), self.patch
-        b, c, h, w = x.shape
-        x = x.view(b, p, p, c // p**2, h, w).permute(0, 3, 4, 1, 5, 2)
-        return x.reshape(b, c // p**2, h * p, w * p)
+        return from_patches(self.decoder(self.post_quant_conv(z)), self.patch)
+
+
+def to_patches(x: torch.Tensor, p: int) -> torch.Tensor:
+    """Tiles of p x p pixels as channels, in our order."""
+    b, c, h, w = x.shape
+    x = x.view(b, c, h // p, p, w // p, p).permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(b, p * p * c, h // p, w // p)
+
+
+def from_patches(x: torch.Tensor, p: int) -> torch.Tensor:
+    """Inverts `to_patches`."""
+    b, c, h, w = x.shape
+    x = x.view(b, p, p, c // p**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    return x.reshape(b, c // p**2, h * p, w * p)
 
 
 def unet_peer(unet: UNet, params: Any, in_channels: int) -> TorchUNet:
@@ -312,11 +319,15 @@ def wait() -> None:
 
 
 def forms(
-    module: nn.Module, inputs: tuple[torch.Tensor, ...], dtype: torch.dtype
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    dtype: torch.dtype,
+    compiles: bool = True,
 ) -> dict[str, Callable[[], torch.Tensor]]:
     """Forward passes as users of PyTorch run them: eager, channels last and, if possible, compiled.
 
-    `compiled` is channels last, with Inductor's freezing on CPU and CUDA graphs on an accelerator.
+    `compiled`, unless `compiles` is False, is channels last, with Inductor's freezing on CPU and
+    CUDA graphs on an accelerator.
     """
     module = module.eval().to(dtype)
     inputs = tuple(x.to(dtype) if x.ndim == 4 else x for x in inputs)
@@ -325,10 +336,11 @@ def forms(
         x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs
     )
     found = {"eager": (module, inputs), "channels_last": (last, last_inputs)}
-    with contextlib.suppress(Exception), torch.no_grad():  # no C++ compiler, an unknown Python
-        (fast,) = compiled([last])
-        fast(*last_inputs)
-        found["compiled"] = (fast, last_inputs)
+    if compiles:
+        with contextlib.suppress(Exception), torch.no_grad():  # no C++ compiler, an unknown Python
+            (fast,) = compiled([last])
+            fast(*last_inputs)
+            found["compiled"] = (fast, last_inputs)
 
     def call(net: Any, args: tuple[torch.Tensor, ...]) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:

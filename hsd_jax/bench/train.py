@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from hsd_jax.bench.report import Report, Table
-from hsd_jax.bench.timing import interleaved
+from hsd_jax.bench.timing import Budget, interleaved, pace
 from hsd_jax.bench.unet import table_rows
 from hsd_jax.bench.weights import normal, random_params
 from hsd_jax.models import apply
@@ -20,20 +20,22 @@ _SIDE, _CHANNELS, _RATE = 64, 3, 1e-4
 _WARM = 4  # rounds in which the process still allocates memory
 
 
-def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
+def measure(vs: str | None, budget: Budget, quick: bool) -> Report:
     """Times the paper's size: batch 2 on CPU (14 GB with PyTorch), 64 on accelerators."""
     batch = 2 if jax.default_backend() == "cpu" else 64
+    dtypes = ("float32",) if quick else ("float32", "bfloat16")
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        tell(dtype)
-        rows += _rows(UNet(dtype=jnp.dtype(dtype)), batch, vs_torch)
+    for dtype in budget.cases(dtypes, lambda dtype: f"{dtype}, batch {batch}"):
+        rows += _rows(UNet(dtype=jnp.dtype(dtype)), batch, vs, budget, quick)
     columns = (
         "type", "batch", "form", "ms", "GFLOP/s", "MFU", "this / hsd", "loss, relative error",
     )  # fmt: skip
     return Report("train", [Table("Step of the UNet, 215 M parameters", columns, rows)])
 
 
-def _rows(unet: UNet, batch: int, vs_torch: bool) -> list[list[Any]]:
+def _rows(
+    unet: UNet, batch: int, vs: str | None, budget: Budget, quick: bool
+) -> list[list[Any]]:
     dtype = jnp.dtype(unet.dtype).name
     x, eps = normal(batch, _SIDE, _SIDE, 2 * _CHANNELS), normal(batch, _SIDE, _SIDE, _CHANNELS)
     t = np.full((batch,), 500, np.int32)
@@ -51,7 +53,7 @@ def _rows(unet: UNet, batch: int, vs_torch: bool) -> list[list[Any]]:
 
     calls: dict[str, Callable[[], Any]] = {}
     wanted = None
-    if vs_torch:
+    if vs:
         calls |= _peers(unet, params, x, t, eps, dtype)
         wanted = float(_first_loss(unet, params, x, t, eps))
     error = {} if wanted is None else {"hsd": abs(float(jax.jit(loss)(params)) / wanted - 1)}
@@ -63,7 +65,8 @@ def _rows(unet: UNet, batch: int, vs_torch: bool) -> list[list[Any]]:
         *held[:], value = compiled(*held)
         jax.block_until_ready(value)
 
-    times = interleaved({"hsd": run, **calls}, warm=_WARM)
+    rounds = pace(quick) | ({} if quick else {"warm": _WARM})
+    times = interleaved({"hsd": run, **calls}, **rounds, tell=budget.tell)
     return [[dtype, batch, *row] for row in table_rows(times, flops, error)]
 
 

@@ -1,6 +1,7 @@
 """`hsd bench unet`: times a forward pass of the paper's UNet at 64 x 64 latents."""
 
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsd_jax.bench.report import Report, Table
-from hsd_jax.bench.timing import interleaved, medians, ratio
+from hsd_jax.bench.timing import Budget, interleaved, medians, pace, ratio
 from hsd_jax.bench.weights import normal, random_params, relative_error
 from hsd_jax.models import apply
 from hsd_jax.models.conv import transform_kernels
@@ -18,17 +19,16 @@ from hsd_jax.training.observe import hardware_of, model_flops
 _SIDE, _CHANNELS = 64, 3
 
 
-def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
+def measure(vs: str | None, budget: Budget, quick: bool) -> Report:
     """Times batches 1 and 4 on CPU, up to 256 on accelerators, in float32 and bfloat16."""
     on_cpu = jax.default_backend() == "cpu"
     batches = (1, 4) if on_cpu else (1, 4, 16, 64, 256)
     z = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, _CHANNELS), jnp.float32)
     params = random_params(UNet(), z, jax.ShapeDtypeStruct((1,), jnp.int32), z)
+    cases = list(product(("float32", "bfloat16"), batches))[: 1 if quick else None]
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        for batch in batches:
-            tell(f"{dtype}, batch {batch}")
-            rows += _rows(dtype, batch, params, vs_torch)
+    for dtype, batch in budget.cases(cases, lambda case: f"{case[0]}, batch {case[1]}"):
+        rows += _rows(dtype, batch, params, vs, budget, quick)
     columns = (
         "type", "batch", "form", "ms", "GFLOP/s", "MFU", "this / hsd", "relative error",
     )  # fmt: skip
@@ -37,7 +37,9 @@ def measure(vs_torch: bool, tell: Callable[[str], None]) -> Report:
     return Report("unet", [Table("UNet, 215 M parameters, 64 x 64 latents", columns, rows)], notes)
 
 
-def _rows(dtype: str, batch: int, params: Any, vs_torch: bool) -> list[list[Any]]:
+def _rows(
+    dtype: str, batch: int, params: Any, vs: str | None, budget: Budget, quick: bool
+) -> list[list[Any]]:
     x = normal(batch, _SIDE, _SIDE, 2 * _CHANNELS)
     t = np.full((batch,), 500, np.int32)
     unet = UNet(dtype=jnp.dtype(dtype))
@@ -46,7 +48,7 @@ def _rows(dtype: str, batch: int, params: Any, vs_torch: bool) -> list[list[Any]
     run = jax.jit(lambda p, z, s: apply(unet, p, z, t, s)).lower(fixed, z, s).compile()
     calls: dict[str, Callable[[], Any]] = {"hsd": lambda: jax.block_until_ready(run(fixed, z, s))}
     truth = None
-    if vs_torch:
+    if vs:
         import torch  # pyright: ignore[reportMissingImports]
 
         from hsd_jax.bench import torch_peer as peer
@@ -55,9 +57,9 @@ def _rows(dtype: str, batch: int, params: Any, vs_torch: bool) -> list[list[Any]
         inputs = (peer.tensor(x), peer.tensor(t, torch.int32))
         with torch.no_grad():
             truth = peer.array(net(*inputs))
-        calls |= peer.forms(net, inputs, getattr(torch, dtype))
+        calls |= peer.forms(net, inputs, getattr(torch, dtype), compiles=not quick)
     flops = model_flops(lambda p, z, s: apply(UNet(), p, z, t, s), params, z, s)
-    times = interleaved(calls)
+    times = interleaved(calls, **pace(quick), tell=budget.tell)
     error = {} if truth is None else {"hsd": relative_error(calls["hsd"](), truth)}
     return [[dtype, batch, *row] for row in table_rows(times, flops, error)]
 
