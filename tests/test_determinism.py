@@ -1,4 +1,4 @@
-"""One seed and two photos are one image: the same bytes again, and within 1/255 however it is run."""
+"""One seed and two photos are one image: the same bytes again, within 1/255 however it runs."""
 
 import os
 import subprocess
