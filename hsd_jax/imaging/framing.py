@@ -130,7 +130,7 @@ def inside(photo: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """Which pixels of the crop, taken at `size`, lie in the photo: bool `[size, size]`."""
     at = (np.arange(size) + 0.5) / size
     points = crop.points(np.stack(np.meshgrid(at, at), -1))
-    return ((points >= 0) & (points < photo.shape[1::-1])).all(-1)
+    return np.all((points >= 0) & (points < photo.shape[1::-1]), -1)
 
 
 def paste(photo: np.ndarray, square: np.ndarray, crop: Crop) -> np.ndarray:
