@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from glob import glob
 from itertools import islice, product
 from pathlib import Path
@@ -164,15 +164,15 @@ class Settings:
     """Everything that the results of a run depend on, except the photos."""
 
     weights: str
-    solver: str
-    steps: int | None
-    preserve: str
-    skin_tone: str
-    light: str
-    align: Align
-    regions: list[Region]
-    generate: Generated | None
-    label: bool
+    solver: str = "dpmpp"
+    steps: int | None = None
+    preserve: str = "photo"
+    skin_tone: str = "auto"
+    light: str = "match"
+    align: Align = "shift"
+    regions: list[Region] = field(default_factory=lambda: ["head"])
+    generate: Generated | None = None
+    label: bool = False
 
 
 class Batch:
@@ -186,6 +186,7 @@ class Batch:
         settings: Settings,
         credentials: Credentials | None = None,
         process: tuple[int, int] = (1, 1),
+        part: str = "",
     ):
         """Reads the report of earlier runs.
 
@@ -196,6 +197,7 @@ class Batch:
           settings: those of this run; a result made under other settings is made again.
           credentials: who signs the results; None for nobody.
           process: the number of this process, from 1, and how many share the pairs.
+          part: what tells its report from that of others, where others share the folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._base, self._settings = folder, base, settings
@@ -207,7 +209,8 @@ class Batch:
         for job in self.todo:
             files.check_output(folder / job.output)
         self.skipped = len(own) - len(self.todo)
-        part = "" if count == 1 else f"-{number}-of-{count}"
+        if not part and count > 1:
+            part = f"-{number}-of-{count}"
         self._report, self.errors_path = (folder / name.format(part) for name in (REPORT, ERRORS))
         self.errors: list[tuple[Job, str]] = []
 

@@ -55,9 +55,7 @@ def test_lists_that_make_no_run_are_refused(tmp_path, columns, rows, message):
 
 def _settings() -> batch.Settings:
     """Any: the tests below do not get to the swaps."""
-    return batch.Settings(
-        "w", "dpmpp", None, "photo", "auto", "match", "shift", ["head"], generate=None, label=False
-    )
+    return batch.Settings("w")
 
 
 def test_lists_may_hold_names_of_any_bytes(tmp_path):

@@ -14,7 +14,7 @@ FLOORS = (
     ("commands", "train"),
     ("web",),
     ("evaluation", "bench"),
-    ("training",),
+    ("training", "beam"),
     ("batch",),
     ("swap",),
     ("convert",),

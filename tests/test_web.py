@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from tiny import write_weights
@@ -25,7 +27,7 @@ import httpx  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
-from hsd_jax.web.desk import BODY, Desk, nearest  # noqa: E402
+from hsd_jax.web.desk import BODY, DRAWN, Desk, Wish, nearest  # noqa: E402
 
 # Both sides of a comparison are compiled alike, and quickly.
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -229,6 +231,33 @@ def test_faces_are_numbered_as_a_swap_counts_them(folder, tmp_path, pair):
         desk.look(tmp_path / "text.jpg", BODY)
 
 
+def test_what_is_drawn_on_the_layout_is_painted_there(folder, tmp_path):
+    head, body = find_photos()
+    desk, wish, steps = Desk(HeadSwapper.from_pretrained(folder), tmp_path), Wish(steps=2), []
+    shown = desk.layout(head, body, wish)
+    assert shown.shape == (DRAWN, DRAWN, 3)
+    drawing = np.zeros((DRAWN, DRAWN, 4), np.uint8)
+    Image.fromarray(drawing).save(tmp_path / "none.png")
+    drawing[400:450, 50:150] = (*np.add(desk.labels.palette[8], (0, 3, -2)) % 256, 255)
+    drawing[450:500, 50:150, 3] = 100  # a soft edge
+    Image.fromarray(drawing).save(tmp_path / "drawing.png")
+    plain = desk.swap(head, body, wish, preview=steps.append)
+    same = desk.swap(head, body, wish, tmp_path / "none.png")
+    drawn = desk.swap(head, body, wish, tmp_path / "drawing.png")
+    first, second, third = (
+        np.asarray(Image.open(x.images[0]).convert("RGB"), int) for x in (plain, same, drawn)
+    )
+    assert np.abs(first - second).max() <= 1  # of the steps that were watched
+    assert len(steps) == 2 and steps[0].shape == (128, 128, 3)
+    names = [caption for _, caption in plain.stages]
+    assert names == ["head", "body", "mixed", "inpainted", "step 1/2", "step 2/2", "result"]
+    changed = (second != third).any(-1)
+    assert 0.01 < changed.mean() < 0.1
+    Image.new("RGBA", (5000, 10)).save(tmp_path / "wide.png")
+    with pytest.raises(ValueError, match="the drawing is 5000 x 10"):
+        desk.swap(head, body, wish, tmp_path / "wide.png")
+
+
 # The command
 
 
@@ -289,6 +318,55 @@ def test_ten_at_once_a_huge_photo_and_a_text(url, tmp_path):
     load(url, head, body, {n: tmp_path / n for n in ("text.jpg", "huge.bmp")})
 
 
+def draw(page: Any, phone: bool) -> None:
+    """A stroke on the layout, by finger or by mouse."""
+    canvas = page.locator("#layout canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    row = box["y"] + box["height"] * 0.6
+    places = [(box["x"] + box["width"] * x, row) for x in (0.4, 0.5, 0.6)]
+    if not phone:
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places:
+            page.mouse.move(*place, steps=5)
+        page.mouse.up()
+        return
+    session = page.context.new_cdp_session(page)
+    for kind, points in (("Start", places[:1]), *[("Move", [p]) for p in places], ("End", [])):
+        touches = [{"x": x, "y": y} for x, y in points]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": touches})
+
+
+def started(chromium: Any, url: str, width: int, height: int) -> Any:
+    """The page with both photos, in a window of this size; a small one is a phone's."""
+    phone = width < 500
+    size = {"width": width, "height": height}
+    page = chromium.new_context(viewport=size, has_touch=phone, is_mobile=phone).new_page()
+    page.set_default_timeout(300_000)
+    page.goto(url)
+    page.locator("input").nth(0).fill(ACCOUNT[0])
+    page.locator("input[type=password]").fill(ACCOUNT[1])
+    page.get_by_role("button", name="Login").click()
+    for name, photo in zip(("head", "body"), find_photos(), strict=True):
+        page.locator(f"#{name} input[type=file]").set_input_files(str(photo))
+        page.locator(f"#seen-{name} img").wait_for()
+    return page
+
+
+def downloaded(page: Any, path: Path) -> np.ndarray:
+    """Swaps, sees it being painted, and downloads the result."""
+    page.get_by_role("button", name="Swap", exact=True).click()
+    page.locator("#live img").wait_for()
+    page.locator("#live").wait_for(state="hidden")
+    with page.expect_download() as download:
+        page.get_by_text("Download at full size").click()
+    download.value.save_as(path)
+    with Image.open(path) as image:
+        assert "Synthetic image" in image.info["Description"]
+        return np.asarray(image.convert("RGB"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
 def test_a_swap_through_the_page(url, tmp_path, width, height):
@@ -296,25 +374,23 @@ def test_a_swap_through_the_page(url, tmp_path, width, height):
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if browser is None:
         pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": height})
+    with playwright.sync_playwright() as program:
+        chromium = program.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = started(chromium, url, width, height)
         elsewhere: list[str] = []
         page.on("request", lambda request: elsewhere.append(request.url))
-        page.set_default_timeout(120_000)
-        page.goto(url)
-        page.locator("input").nth(0).fill(ACCOUNT[0])
-        page.locator("input[type=password]").fill(ACCOUNT[1])
-        page.get_by_role("button", name="Login").click()
-        for name, photo in zip(("head", "body"), find_photos(), strict=True):
-            page.locator(f"#{name} input[type=file]").set_input_files(str(photo))
-            page.locator(f"#seen-{name} img").wait_for()
-        page.get_by_role("button", name="Swap", exact=True).click()
-        with page.expect_download() as download:
-            page.get_by_text("Download at full size").click(timeout=120_000)
-        download.value.save_as(tmp_path / "result.png")
+        plain = downloaded(page, tmp_path / "plain.png")
+        for name in ("Options", "What is swapped", "Draw on the layout", "How it was made"):
+            page.get_by_role("button", name=name).click()
+        page.get_by_role("button", name="Show the layout").click()
+        page.locator("#layout canvas").first.wait_for()
+        page.wait_for_timeout(5000)  # until the picture is in it
+        draw(page, phone=width < 500)
+        page.wait_for_timeout(1000)
+        drawn = downloaded(page, tmp_path / "drawn.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         chromium.close()
-    with Image.open(tmp_path / "result.png") as result, Image.open(find_photos()[1]) as body:
-        assert result.size == body.size
+    with Image.open(find_photos()[1]) as body:
+        assert plain.shape == drawn.shape == (body.height, body.width, 3)
+    assert 0 < (plain != drawn).any(-1).mean() < 0.2
     assert not [x for x in elsewhere if not x.startswith((url, "data:", "blob:"))]

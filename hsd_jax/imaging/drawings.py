@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -50,26 +49,21 @@ def open_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
         return np.array(image.convert("L")) > 127
 
 
-def read_strokes(
-    data: bytes, palette: Sequence[tuple[int, int, int]], most: int
+def open_strokes(
+    path: str | Path, palette: Sequence[tuple[int, int, int]], most: int
 ) -> Integer[np.ndarray, "h w"]:
-    """Classes drawn with soft brushes on a transparent image: that of the nearest colour, or -1.
+    """Reads classes drawn with soft brushes on a transparent image: of the nearest colour, or -1.
 
     Args:
-      data: the image's file.
+      path: the image.
       palette: one (red, green, blue) for each class.
       most: pixels of a side; a larger image is refused before it is decoded.
 
     Raises:
       ValueError: if the image cannot be read, or is larger.
     """
-    try:
-        with Image.open(BytesIO(data), formats=("PNG", "WEBP")) as image:
-            if max(image.size) > most:
-                raise ValueError(f"the drawing is {image.width} x {image.height}: {most} is most")
-            pixels = np.array(image.convert("RGBA"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the drawing cannot be read ({error})") from error
+    with _opened(path, most) as image:
+        pixels = np.array(image.convert("RGBA"))
     classes = np.full(pixels.shape[:2], -1)
     drawn = pixels[..., 3] > 127
     apart = pixels[drawn][:, None, :3].astype(int) - np.array(palette)[None]
@@ -77,10 +71,13 @@ def read_strokes(
     return classes
 
 
-def _opened(path: str | Path) -> Image.Image:
+def _opened(path: str | Path, most: int | None = None) -> Image.Image:
     name = os.fspath(path)
     try:
         image = Image.open(name)
+        if most and max(image.size) > most:
+            image.close()
+            raise ValueError(f"the drawing is {image.width} x {image.height}: {most} is most")
         image.load()
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None

@@ -118,12 +118,12 @@ class Desk:
         head: Path,
         body: Path,
         wish: Wish,
-        drawing: bytes | None = None,
+        drawing: Path | None = None,
         preview: Callable[[np.ndarray], None] | None = None,
     ) -> Swapped:
         """One swap; arguments and errors as of `HeadSwapper.__call__`.
 
-        `drawing` is what somebody drew on the picture of `layout`, see `drawings.read_strokes`.
+        `drawing` is what somebody drew on the picture of `layout`, see `drawings.open_strokes`.
         """
         photos = _read(head, HEAD), _read(body, BODY)
         edit, shown = Edit(wish.region), []
@@ -152,10 +152,10 @@ class Desk:
         return {name: getattr(wish, name) for name in names}
 
     def _drawn(
-        self, head: Photo, body: Photo, wish: Wish, drawing: bytes
+        self, head: Photo, body: Photo, wish: Wish, drawing: Path
     ) -> Integer[np.ndarray, "h w"] | None:
         """The layout with the drawing on it, at the size of the body photo; None for no drawing."""
-        strokes = drawings.read_strokes(drawing, self.labels.palette, 4 * DRAWN)
+        strokes = drawings.open_strokes(drawing, self.labels.palette, 4 * DRAWN)
         if (strokes < 0).all():
             return None
         pair = self._pair(head, body, wish)

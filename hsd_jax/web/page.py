@@ -35,7 +35,8 @@ image carries a mark that says it is synthetic: leave it there, and say so where
 _PRIVACY = """Photos stay on the computer that serves this page, which deletes them within two
 hours."""
 CSS = """
-.gradio-container {max-width: 1280px !important; margin: 0 auto !important}
+.gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important}
+.gradio-container .main {max-width: 100% !important}
 #seen-head, #seen-body {cursor: pointer}
 .classes {display: flex; flex-wrap: wrap; gap: .2em 1em}
 .classes i {display: inline-block; width: 1em; height: 1em; margin-right: .3em}
@@ -90,11 +91,11 @@ def _editor(palette: Sequence[tuple[int, int, int]]) -> gr.ImageEditor:
                        color_mode="fixed"),
     )  # fmt: skip
 
-    def to_bytes(payload: Any) -> bytes | None:
-        blobs = editor.blob_storage.pop(payload.id, None) if payload and payload.id else None
-        return blobs.layers[0] if blobs and blobs.layers else None
+    def to_file(payload: Any) -> Path | None:
+        # Gradio has checked that it is an upload.
+        return Path(payload.layers[0].path) if payload and payload.layers else None
 
-    editor.preprocess = to_bytes
+    editor.preprocess = to_file
     return editor
 
 
@@ -275,7 +276,7 @@ def _bind(
 ) -> None:
     """What the button, a choice among the samples, and the API do."""
 
-    def show(drawn: bytes | None, head: Any, body: Any, *wish: Any) -> Iterator[list[Any]]:
+    def show(drawn: Path | None, head: Any, body: Any, *wish: Any) -> Iterator[list[Any]]:
         steps: Queue[np.ndarray | None] = Queue()
         with _told(), ThreadPoolExecutor(1) as one:
             photos, asked = _both(head, body), _wish(*wish)
