@@ -7,7 +7,7 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: demo test parity lint docs fuzz audit lock clean
+.PHONY: demo test parity lint docs fuzz load audit lock clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -34,15 +34,23 @@ fuzz: $(VENV)/.installed-fuzz
 	@for target in $(FUZZ_TARGETS); do \
 		$(BIN)/python tests/fuzz/run.py $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
 
+# Fifty clients of the page on loopback, good, bad, slow and gone (see tests/fuzz/load.py).
+LOAD := --clients 50 --rounds 3
+load: $(VENV)/.installed-test
+	$(BIN)/python tests/fuzz/load.py $(LOAD)
+
 # Licences and a bill of materials (CycloneDX) of what `make demo` installs, and known vulnerabilities
-# of the lock, which the package index is asked for. The tools live apart: they are not what is looked at.
+# of the lock, which the package index is asked for; the lock with the hashes that the index tells, to
+# install a wheel by (pip install --require-hashes -r hashes.txt). The tools live apart: they are not what is looked at.
 AUDIT := $(VENV)/audit
 audit: $(VENV)/.installed-demo
 	@$(PYTHON) -m venv $(AUDIT)
 	@$(AUDIT)/bin/python -m pip install -qq --disable-pip-version-check \
-		pip-audit==2.10.1 pip-licenses==5.5.5 cyclonedx-bom==7.5.0
+		pip-audit==2.10.1 pip-licenses==5.5.5 cyclonedx-bom==7.5.0 uv
 	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --format markdown --output-file licences.md
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
+	$(AUDIT)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes \
+		--output-file hashes.txt requirements.lock
 	$(AUDIT)/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 # The site: build/site/index.html. Fails on links that lead nowhere; needs no network.
@@ -70,4 +78,4 @@ lock: $(VENV)/.made
 		--extra docs --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) demo sbom.json licences.md build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo sbom.json licences.md hashes.txt build dist .pytest_cache .ruff_cache .hypothesis

@@ -208,11 +208,22 @@ class Batch:
         self.todo = [job for job in own if not self._done(job)]
         for job in self.todo:
             files.check_output(folder / job.output)
+        self._check_not_read(jobs)
         self.skipped = len(own) - len(self.todo)
         if not part and count > 1:
             part = f"-{number}-of-{count}"
         self._report, self.errors_path = (folder / name.format(part) for name in (REPORT, ERRORS))
         self.errors: list[tuple[Job, str]] = []
+
+    def _check_not_read(self, jobs: Sequence[Job]) -> None:
+        """A result may not replace a photo, of its own pair or of another."""
+        names = (name for job in jobs for name in (job.head, job.body))
+        photos = {os.path.realpath(self._base / name) for name in names}
+        for job in jobs:
+            if os.path.realpath(self._folder / job.output) in photos:
+                raise ValueError(
+                    f"{self._folder / job.output} is also an input: give -o another folder"
+                )
 
     def _done(self, job: Job) -> bool:
         """Whether the report lists this result, with the same settings and photos."""

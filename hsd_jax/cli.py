@@ -65,7 +65,9 @@ def _status(argv: Sequence[str] | None) -> int:
 def _explained(error: Exception) -> str:
     """What else went wrong: the machine, the environment, or this program."""
     what = str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in what or "new thread" in what:
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in what or any(
+        sign in what for sign in ("new thread", "failed to map segment", "Cannot allocate memory")
+    ):
         return "out of memory: ask for fewer --samples, or close other programs"
     if reason := process.backend_fault():
         return reason
@@ -406,10 +408,10 @@ def _sampling() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False, parents=[_sampler()])
     shared.add_argument(
         "--samples",
-        type=_whole(1),
+        type=_whole(1, 100),
         default=1,
         metavar="K",
-        help="number of results; further ones are written to OUT-2, OUT-3, ...",
+        help="number of results, up to 100; further ones are written to OUT-2, OUT-3, ...",
     )
     shared.add_argument(
         "--sheet", type=Path, metavar="FILE", help="write all samples on one contact sheet too"

@@ -181,6 +181,7 @@ def _swap_files(args: argparse.Namespace, progress: Progress) -> tuple[Any, dict
     for output in (*outputs, *beside):
         files.check_output(output)
         _check_not_read(output, [args.head, args.body, args.layout, args.mask])
+    _check_apart([*outputs, *beside], args.save_steps)
     if args.save_layout and args.save_layout.suffix.lower() != ".png":
         raise ValueError(f"{args.save_layout}: a layout is a PNG: end the name in .png")
     if args.save_steps:
@@ -291,6 +292,17 @@ def _check_not_read(output: Path, photos: Sequence[Path | None]) -> None:
     for photo in filter(None, photos):
         if output.exists() and photo.exists() and output.samefile(photo):
             raise ValueError(f"{output} is also an input: give another name")
+
+
+def _check_apart(outputs: Sequence[Path], steps: Path | None) -> None:
+    """ValueError where one file would be written over another of the same call."""
+    places = [path.absolute() for path in outputs]
+    if twice := [path for path, place in zip(outputs, places, strict=True)
+                 if places.count(place) > 1]:  # fmt: skip
+        raise ValueError(f"{twice[0]} would be written twice: give another name")
+    inside = [path for path in outputs if path.stem.startswith("step")]
+    if steps is not None and any(path.absolute().parent == steps.absolute() for path in inside):
+        raise ValueError(f"{inside[0]} lies among the steps: give --save-steps another folder")
 
 
 def parse(args: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tiny import write_weights
 
@@ -77,6 +79,34 @@ def test_what_is_no_list_and_names_too_long_are_refused_before_the_work(tmp_path
     with pytest.raises(ValueError, match="(?i)name too long: give another name"):
         settings = _settings()
         batch.Batch(jobs, tmp_path / "out", tmp_path, settings)
+
+
+def test_a_result_never_replaces_a_photo(tmp_path, capsys):
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (80, 80)).save(photo)
+    before = photo.read_bytes()
+    (tmp_path / "out").symlink_to(tmp_path)
+    pairs = listed(tmp_path / "pairs.csv", "a.png,b.png,c.png", "c.jpg,d.png,a.png",
+                   columns="head,body,output")  # fmt: skip
+    for folder in (tmp_path, tmp_path / "out"):
+        assert cli.main(["batch", str(pairs), "-o", str(folder)]) == 2
+        assert "a.png is also an input: give -o another folder" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+@given(text=st.text(alphabet='ab,"\n\r\t\0 ;é²3-/.\udcff', max_size=60))
+@settings(max_examples=150, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+def test_any_text_is_a_list_or_a_refusal_in_one_line(tmp_path, text):
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(f"head,body,output,seed,person\n{text}".encode(errors="surrogateescape"))
+    try:
+        jobs = batch.read_jobs(path)
+    except ValueError as error:
+        assert str(error).startswith(str(path)) and "Traceback" not in str(error)
+    else:
+        assert jobs and all(job.head and job.body for job in jobs)
+        assert all(0 <= job.seed < 2**32 and Path(job.output).name == job.output for job in jobs)
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,17 @@ def test_swap_refuses_bad_files_before_any_work(capsys, tmp_path, pair, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["body.png", "head.png", "text.jpg"]
 
 
+@pytest.mark.parametrize("beside", [["--sheet", "o.png"], ["--save-layout", "./o.png"],
+                                    ["--samples", "2", "--sheet", "o-2.png"]])  # fmt: skip
+def test_swap_writes_no_file_twice(capsys, tmp_path, pair, monkeypatch, beside):
+    monkeypatch.chdir(tmp_path)
+    said = _refused(capsys, "swap", *pair, "-o", "o.png", *beside)
+    assert "would be written twice: give another name" in said
+    said = _refused(capsys, "swap", *pair, "-o", "step-01.png", "--save-steps", tmp_path)
+    assert "step-01.png lies among the steps" in said
+    assert "1 to 100" in _refused(capsys, "swap", *pair, "-o", "o.png", "--samples", "101")
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_swap_never_writes_over_its_photos(capsys, tmp_path, pair, which):
     before = Path(pair[which]).read_bytes()

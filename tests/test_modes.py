@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -45,6 +46,28 @@ def _opened(image: Image.Image, format_: str = "PNG", **options: object) -> file
 
 def _swapped(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., [1, 0, 2]]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_a_png_of_linear_light_is_brightened(mode):
+    grey = np.repeat(np.arange(64, dtype=np.uint8)[None] * 4, 64, 0)
+    file = io.BytesIO()
+    Image.fromarray(grey).convert(mode).save(file, "PNG")
+    data = file.getvalue()
+    for gamma, chunks, brighter in ((1.0, b"", True), (0.45455, b"", False), (1.0, b"sRGB", False)):
+        said = _chunk(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+        said += _chunk(b"sRGB", b"\0") if chunks else b""
+        photo = files.read_photo(Image.open(io.BytesIO(data[:33] + said + data[33:])))
+        assert photo.srgb == brighter
+        if brighter:  # IEC 61966-2-1: light of 128/255 is a level of 188
+            assert photo.pixels[0, [0, 32, 63], 0].tolist() == [0, 188, 254]
+        else:
+            np.testing.assert_array_equal(photo.pixels[..., 0], grey)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    data = kind + content
+    return struct.pack(">I", len(content)) + data + struct.pack(">I", zlib.crc32(data))
 
 
 PROFILED = {

@@ -1,15 +1,16 @@
 """Photo files: what is read from them, how crops are cut and pasted, what a saved file carries."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
-from hsd_jax.imaging import files, framing
+from hsd_jax.imaging import files, framing, opening
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.models.landmarks import POINTS
 from hsd_jax.parsing.faces import Face
@@ -163,8 +164,14 @@ def test_a_broken_file_is_named(tmp_path, kind):
 def test_what_is_no_photo_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nobody.jpg: no such file"):
         files.open_photo(tmp_path / "nobody.jpg")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is a folder: give a photo"):
         files.open_photo(tmp_path)
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    with pytest.raises(ValueError, match="loop.jpg cannot be read: Too many levels"):
+        files.open_photo(tmp_path / "loop.jpg")
+    for address in ("https://example.com/a.jpg", Path("file:///tmp/a.jpg")):
+        with pytest.raises(ValueError, match="no such file, and addresses are not read: download"):
+            files.open_photo(address)
     with pytest.raises(ValueError, match="float64 .* give uint8"):
         files.open_photo(np.zeros((64, 64, 3)))
     for shape in ((64,), (64, 64, 2), (64, 64, 5), (1, 64, 64, 3)):
@@ -179,6 +186,14 @@ HINTS = {
     b"%PDF-1.7": "a PDF",
     b"\0\0\0\x18ftypheic\0\0\0\0": "HEIC",
     b"\xff\xd8\xff": "damaged",
+    b"\0\0\0\x20ftypisom\0\0\2\0": "a video",
+    b"\x1a\x45\xdf\xa3": "a video",
+    b"\0\0\0\x18ftypcrx ": "a camera's raw file",
+    b"\xff\x0a": "JPEG XL",
+    b"8BPS\0\1": "Photoshop",
+    b"PK\3\4": "an archive",
+    b"\x93NUMPY": "a NumPy array",
+    b"data:image/png;base64,iVBORw0KGgo": "base64",
 }
 
 
@@ -187,6 +202,30 @@ def test_what_is_taken_for_a_photo_is_told(tmp_path, start):
     (tmp_path / "a.jpg").write_bytes(start)
     with pytest.raises(ValueError, match=f"a.jpg is not an image .*{HINTS[start]}"):
         files.open_photo(tmp_path / "a.jpg")
+
+
+def test_the_preview_in_a_raw_file_is_not_the_photo(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1  # a reduced image of another in the file
+    Image.fromarray(_image()).save(tmp_path / "a.dng", "TIFF", tiffinfo=tags)
+    with pytest.raises(ValueError, match="a.dng holds only a small preview .*raw file"):
+        files.open_photo(tmp_path / "a.dng")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_a_pipe_is_read_up_to_a_limit(monkeypatch):
+    file = _jpeg(_image())
+    for limit, refused in ((len(file), False), (len(file) - 1, True)):
+        monkeypatch.setattr(opening, "LARGEST", limit)
+        out, into = os.pipe()
+        os.write(into, file)
+        os.close(into)
+        if refused:
+            with pytest.raises(ValueError, match="sends more than"):
+                files.open_photo(f"/dev/fd/{out}")
+        else:
+            assert files.open_photo(f"/dev/fd/{out}").shape == _image().shape
+        os.close(out)
 
 
 def test_decoders_that_run_programs_are_not_asked(tmp_path):

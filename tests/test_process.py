@@ -69,7 +69,7 @@ def test_names_of_any_bytes_are_printed_in_any_encoding():
         assert done.stderr.decode() == f"hsd info: m\\udcfcller {umlaut}\n" and done.returncode == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_one_line_and_leaves_no_half_file(tmp_path, number):
     path = tmp_path / "out.png"
     body = "\n    ".join(

@@ -66,7 +66,7 @@ def _whole(budget: Budget, quick: bool) -> list[list[Any]]:
     count = _AT_ONCE * (1 if quick else 3)
     swapper = HeadSwapper(weights.find(), _AT_ONCE, jax.devices()[:1])
     single = HeadSwapper(weights.find())
-    settings = Settings("", "dpmpp", None, "photo", "auto", "match", "shift", "head", None, False)
+    settings = Settings("")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 

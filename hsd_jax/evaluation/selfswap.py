@@ -113,7 +113,8 @@ def _blended(case: "Case", plan: Plan, painted: np.ndarray, spec: SwapSpec) -> n
         )
     layers = Layers.at_crop(case.destroyed, case.destroyed, plan.head, plan.body)
     settled = settle(painted, layers, plan.layout, spec, np.ones(plan.head.shape, bool))
-    return blend(settled.at(len(layers.body)), layers)
+    side = len(layers.body)
+    return blend(settled.at(side)((slice(0, side), slice(0, side))), layers)
 
 
 def inpainted(case: "Case", navier_stokes: bool) -> np.ndarray:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from hsd_jax.imaging.opening import Refusal, named, opened
 
 
 def open_layout(
@@ -21,7 +23,7 @@ def open_layout(
     Raises:
       ValueError: if the image cannot be read, or a colour belongs to no class.
     """
-    with _opened(path) as image:
+    with opened(os.fsdecode(path)) as (image, _):
         if image.mode in ("P", "L"):
             return np.array(image)
         colours = np.array(image.convert("RGB"))
@@ -43,7 +45,7 @@ def open_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     Raises:
       ValueError: if the image cannot be read.
     """
-    with _opened(path) as image:
+    with opened(os.fsdecode(path)) as (image, _):
         if "A" in image.mode or "transparency" in image.info:
             return np.array(image.convert("RGBA"))[..., 3] > 127
         return np.array(image.convert("L")) > 127
@@ -62,27 +64,13 @@ def open_strokes(
     Raises:
       ValueError: if the image cannot be read, or is larger.
     """
-    with _opened(path, most) as image:
+    name = os.fsdecode(path)
+    with named(name), Image.open(name, formats=("PNG", "WEBP")) as image:
+        if max(image.size) > most:
+            raise Refusal(f"the drawing is {image.width} x {image.height}: {most} is most")
         pixels = np.array(image.convert("RGBA"))
     classes = np.full(pixels.shape[:2], -1)
     drawn = pixels[..., 3] > 127
     apart = pixels[drawn][:, None, :3].astype(int) - np.array(palette)[None]
     classes[drawn] = np.abs(apart).sum(-1).argmin(-1)
     return classes
-
-
-def _opened(path: str | Path, most: int | None = None) -> Image.Image:
-    name = os.fspath(path)
-    try:
-        image = Image.open(name)
-        if most and max(image.size) > most:
-            image.close()
-            raise ValueError(f"the drawing is {image.width} x {image.height}: {most} is most")
-        image.load()
-    except FileNotFoundError:
-        raise ValueError(f"{name}: no such file") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{name} is no image that can be read: give a PNG") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read ({error}): is the file complete?") from error
-    return image

@@ -1,25 +1,25 @@
 """Image files: opens, orients and saves them, with a provenance mark.
 
-Beside `provenance` and `drawings`, no other module knows file formats. Everywhere else a photo is
-uint8 `[H, W, 3]` in sRGB.
+Beside `opening`, `provenance` and `drawings`, no other module knows file formats. Everywhere else a
+photo is uint8 `[H, W, 3]` in sRGB.
 """
 
 import io
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from hsd_jax.imaging import modes, png
 from hsd_jax.imaging.credentials import Credentials
+from hsd_jax.imaging.opening import LARGEST, Refusal, named, opened
 from hsd_jax.imaging.provenance import Mark, labelled
 from hsd_jax.runtime.files import atomic, check_folder
 
@@ -28,20 +28,6 @@ MIN_SIDE = 64
 _UNKNOWN = Mark()  # of this version, by unknown weights
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # the longest side that a format can hold
-# What is tried, the usual first. Not all that Pillow knows: EPS, say, would start Ghostscript.
-_READ = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "ICO", "TGA", "AVIF")
-# Editors and generators store whole workflows as text; Pillow takes over 1 MB for an attack.
-# All text of a file together stays under Pillow's MAX_TEXT_MEMORY.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-_STRANGERS = {  # by how a file begins
-    rb"\Z": "it is empty",
-    rb"version https://git-lfs": "it is a Git LFS pointer: git lfs pull brings the file",
-    rb"\s*<": "it is a web page or an SVG drawing",
-    rb"%PDF": "it is a PDF",
-    rb"\x89PNG|\xff\xd8": "it is damaged",
-    rb"II[*+]|MM\0[*+]": "it is a TIFF of a rare kind: save it with 8 bits a channel",
-    rb"....ftyp(he|mif|msf)": "it is HEIC, as phones store photos: export it",
-}
 _MISSING_ROWS = 1 / 16  # of a cut JPEG: with more, it is no photo
 
 
@@ -56,10 +42,6 @@ class Photo:
     """Whether its file had a colour profile, so that a result should have one; pixels are sRGB."""
     notes: tuple[str, ...] = ()
     """Problems with the file, for the user."""
-
-
-class _RefusedError(ValueError):
-    """Raised by this module, as opposed to a decoder."""
 
 
 def read_photo(source: Any, role: str = "the image") -> Photo:
@@ -85,11 +67,11 @@ def read_photo(source: Any, role: str = "the image") -> Photo:
             )
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
-        with _named(role):
+        with named(role):
             _check_size(source, role)
             return _photo(source, role)
     name = os.fsdecode(source)
-    with _named(name), _seekable(name) as file, _identified(file, name) as image:
+    with opened(name) as (image, file):
         _check_size(image, name)
         whole, notes = _decoded(image, file, name)
         return _photo(whole, name, notes)
@@ -100,52 +82,19 @@ def open_photo(source: Any) -> np.ndarray:
     return read_photo(source).pixels
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Makes any error of a decoder a ValueError that names the file."""
-    try:
-        yield
-    except (_RefusedError, MemoryError):
-        raise
-    except FileNotFoundError:
-        raise ValueError(f"{name}: no such file") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
-    except Image.DecompressionBombError:
-        millions = MAX_PIXELS // 10**6
-        raise ValueError(f"{name} has over {millions} million pixels: shrink it") from None
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, KeyError, ...
-        raise ValueError(f"{name} cannot be read ({error}): is the file complete?") from error
-
-
-@contextmanager
-def _seekable(name: str) -> Iterator[IO[bytes]]:
-    with open(name, "rb") as file:
-        yield file if file.seekable() else io.BytesIO(file.read())
-
-
-def _identified(file: IO[bytes], name: str) -> Image.Image:
-    try:
-        return Image.open(file, formats=_READ)
-    except (UnidentifiedImageError, KeyError):  # KeyError: a Pillow that does not know AVIF
-        file.seek(0)
-        start = file.read(32)
-    hints = [hint for sign, hint in _STRANGERS.items() if re.match(sign, start, re.DOTALL)]
-    what = f" ({hints[0]})" if hints else ""
-    raise _RefusedError(f"{name} is not an image that can be read{what}: give a JPEG, PNG or WebP")
-
-
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise _RefusedError(
+        raise Refusal(
             f"{name} has {width} x {height} pixels, over {MAX_PIXELS // 10**6} million: shrink it"
         )
     if min(width, height) < MIN_SIDE:
-        raise _RefusedError(f"{name} is only {width} x {height} pixels: give at least {MIN_SIDE}")
+        raise Refusal(f"{name} is only {width} x {height} pixels: give at least {MIN_SIDE}")
 
 
-def _decoded(image: Image.Image, file: IO[bytes], name: str) -> tuple[Image.Image, tuple[str, ...]]:
+def _decoded(
+    image: Image.Image, file: BufferedIOBase, name: str
+) -> tuple[Image.Image, tuple[str, ...]]:
     """The image with its pixels, and notes; of a JPEG without its end, as far as it goes."""
     try:
         image.load()
@@ -154,13 +103,13 @@ def _decoded(image: Image.Image, file: IO[bytes], name: str) -> tuple[Image.Imag
         if image.format not in ("JPEG", "MPO"):
             raise
     file.seek(0)
-    ended = Image.open(io.BytesIO(file.read() + b"\xff\xd9"), formats=["JPEG"])
+    ended = Image.open(io.BytesIO(file.read(LARGEST) + b"\xff\xd9"), formats=["JPEG"])
     ended.load()
     rows = np.asarray(ended).reshape(ended.height, -1)[::-1]
     kept = ~((rows >= 127) & (rows <= 129)).all(1)  # what is missing is decoded as middle grey
     missing = int(kept.argmax()) if kept.any() else ended.height
     if missing > _MISSING_ROWS * ended.height:
-        raise _RefusedError(
+        raise Refusal(
             f"{name} cannot be read (it ends early, {missing} of {ended.height} rows are missing): "
             "is the file complete?"
         )

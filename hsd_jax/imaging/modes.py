@@ -27,7 +27,7 @@ def to_pixels(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], bool]:
     A profile that is damaged or of other colours than the image's is ignored.
     """
     orientation = _orientation(image)
-    rgb, known = _to_rgb(_eight_bits(image), image.info.get("icc_profile"))
+    rgb, known = _to_rgb(_eight_bits(image), image.info.get("icc_profile"), _gamma(image))
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     return np.array(rgb), known
@@ -38,6 +38,20 @@ def _orientation(image: Image.Image) -> Any:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF is no reason to refuse a photo
         return None
+
+
+def _gamma(image: Image.Image) -> float | None:
+    """By which a PNG encodes light (its gAMA), unless it is sRGB's or another chunk tells more."""
+    gamma = image.info.get("gamma")
+    if not gamma or "srgb" in image.info or not 0.05 < gamma < 2 or abs(2.2 * gamma - 1) < 0.05:
+        return None
+    return gamma
+
+
+def _decoded_gamma(colours: Image.Image, gamma: float) -> Image.Image:
+    light = (np.arange(256) / 255) ** (1 / gamma)
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return colours.point(np.rint(255 * srgb).astype(int).tolist() * len(colours.getbands()))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -58,8 +72,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values, 0, top) * (255 / top)).astype(np.uint8))
 
 
-def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bool]:
-    """RGB in sRGB's colours on white, and whether the profile told them."""
+def _to_rgb(
+    image: Image.Image, profile: bytes | None, gamma: float | None
+) -> tuple[Image.Image, bool]:
+    """RGB in sRGB's colours on white, and whether the profile or the gamma told them."""
     rgba = image.convert("RGBA") if image.has_transparency_data else None
     colours = rgba or image
     if image.mode in ("1", "L", "LA"):
@@ -67,6 +83,8 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, boo
     elif colours.mode not in ("RGB", "CMYK", "LAB"):
         colours = colours.convert("RGB")
     converted = _to_srgb(colours, profile) if profile else None
+    if converted is None and gamma:
+        converted = _decoded_gamma(colours.convert("RGB"), gamma)
     rgb = converted or (colours if colours.mode == "RGB" else colours.convert("RGB"))
     if rgba is not None:
         rgb.putalpha(rgba.getchannel("A"))

@@ -15,9 +15,10 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
 import hsd_jax
+from hsd_jax.imaging.opening import opened
 
 SOURCE_TYPE = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -91,18 +92,10 @@ class Mark:
         Raises:
           ValueError: if the file does not exist or is not an image.
         """
-        name = os.fspath(path)
-        try:
-            with Image.open(name) as image:
-                packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-                described = str(image.getexif().get(ExifTags.Base.ImageDescription, ""))
-                texts = (described, str(image.info.get("Description", "")))
-        except FileNotFoundError:
-            raise ValueError(f"{name}: no such file") from None
-        except UnidentifiedImageError:
-            raise ValueError(f"{name} is no image that can be read") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{name} cannot be read ({error}): is the file complete?") from error
+        with opened(os.fsdecode(path)) as (image, _):
+            packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+            described = str(image.getexif().get(ExifTags.Base.ImageDescription, ""))
+            texts = (described, str(image.info.get("Description", "")))
         found = _of_xmp(packet if isinstance(packet, bytes) else packet.encode())
         # If a program dropped the XMP, the words may be left.
         for text in () if found else texts:

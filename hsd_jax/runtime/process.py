@@ -72,14 +72,15 @@ def prepare() -> None:
     """Sets JAX's cache and log level, then restarts the process with the allocator's settings.
 
     The restarted process finds `HSD_ALLOCATOR` in its environment and continues. Setting it
-    beforehand keeps glibc's own settings. SIGTERM ends the process as Ctrl-C does, so that
-    unfinished files are removed.
+    beforehand keeps glibc's own settings. SIGTERM and SIGHUP (the terminal is closed) end the
+    process as Ctrl-C does, so that unfinished files are removed.
 
     Raises:
       ValueError: if XLA would abort the process because of XLA_FLAGS.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, _stop)
     gc.set_threshold(100_000, 50, 50)  # imports alone would trigger 100 collections
     folder = None if _CACHE in os.environ else _cache_folder()
     if folder:

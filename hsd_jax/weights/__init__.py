@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from hsd_jax.runtime import cache
 from hsd_jax.weights.record import FORMAT, build_module, kept_fields, read_record
 
+_LFS = b"version https://git-lfs"
 DEFAULT = "embedded"
 SHARD_BYTES = 2 * 10**9
 
@@ -145,6 +146,9 @@ def load_part(folder: Path, name: str) -> Loaded:
         for shard in record["files"]:
             if not (folder / shard).is_file():
                 raise ValueError(f"{folder / shard} is missing")
+            with open(folder / shard, "rb") as file:
+                if file.read(len(_LFS)) == _LFS:
+                    raise ValueError(f"{folder / shard} is a Git LFS pointer: git lfs pull")
             with safe_open(folder / shard, framework="numpy") as file:
                 for key in file.keys():
                     # Cast by numpy: JAX would compile a program for every shape.
