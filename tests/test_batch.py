@@ -193,7 +193,7 @@ def test_rows_may_have_a_mask_and_a_layout_of_their_own(tmp_path, folder, capsys
     command = ["batch", str(pairs), "-o", str(tmp_path / "out"), "--weights", str(folder), "--json"]
     assert cli.main([*command, "--skin-tone", "match"]) == 1
     (error,) = csv.DictReader((tmp_path / "out/errors.csv").read_text().splitlines())
-    assert error["output"] == "bad.png" and "text.png is no image" in error["reason"]
+    assert error["output"] == "bad.png" and "text.png is not an image" in error["reason"]
     plain, masked, drawn = (
         np.asarray(Image.open(tmp_path / "out" / name))
         for name in ("plain.png", "masked.png", "drawn.png")

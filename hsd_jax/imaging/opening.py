@@ -4,8 +4,9 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
@@ -45,7 +46,7 @@ class Refusal(ValueError):
 @contextmanager
 def opened(
     name: str, formats: Sequence[str] = _READ
-) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+) -> Iterator[tuple[Image.Image, BufferedIOBase]]:
     """The image of a file, not decoded yet, and the file.
 
     Args:
@@ -80,21 +81,22 @@ def named(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _seekable(name: str) -> Iterator[IO[bytes]]:
+def _seekable(name: str) -> Iterator[BufferedIOBase]:
     with open(name, "rb") as file:
         yield file if file.seekable() else io.BytesIO(_piped(file, name))
 
 
-def _piped(file: IO[bytes], name: str) -> bytes:
+def _piped(file: BufferedIOBase, name: str) -> bytes:
     data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise Refusal(f"{name} sends more than {LARGEST >> 20} MiB: save it as a file")
     return data
 
 
-def _identified(file: IO[bytes], name: str, formats: Sequence[str]) -> Image.Image:
+def _identified(file: BufferedIOBase, name: str, formats: Sequence[str]) -> Image.Image:
+    source: Any = file  # which Pillow's types do not know
     try:
-        image = Image.open(file, formats=tuple(formats))
+        image = Image.open(source, formats=tuple(formats))
     except (UnidentifiedImageError, KeyError):  # KeyError: a Pillow that does not know AVIF
         file.seek(0)
         start = file.read(32)
