@@ -50,7 +50,7 @@ def _base() -> ConfigDict:
 
 def _parser(config: ConfigDict) -> None:
     config.steps, config.batch_size = 3400, 8
-    config.model = ConfigDict(dict(widths=(64, 128, 192, 192), depths=(1, 2, 2, 2)))
+    config.model = ConfigDict(dict(kind="lite", widths=(64, 96, 128)))
     config.loss = ConfigDict(
         dict(
             class_weights=dict(

@@ -225,3 +225,20 @@ def test_command_runs_from_the_repository_root(folder: Path):
     done = subprocess.run(command + arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("data.build: error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_layout_gets_the_mattes_outline():
+    from data.outline import outlined
+
+    layout = np.zeros((64, 64), np.uint8)
+    layout[20:60, 20:44], layout[10:20, 20:44] = 4, 1  # clothes, and hair above them
+    matte = np.zeros((64, 64))
+    matte[10:60, 22:48] = 1  # the person lies 2 to 4 pixels further right
+    image = np.full((64, 64, 3), 200, np.uint8)
+    image[10:24, 20:48] = 30  # hair hangs down to row 24
+    new = outlined(image, layout, matte)
+    assert new is not None
+    assert not new[:, :22].any() and not new[matte == 0].any()
+    assert set(new[10:23, 45].tolist()) == {1}  # by its colour also beside the clothes
+    assert set(new[26:60, 45].tolist()) == {4}
+    assert outlined(image, layout, 1 - matte) is None

@@ -25,6 +25,7 @@ MODULES = {
     "LayoutGenerator": "hsd_jax.models.layout_generator",
     "U2Net": "hsd_jax.models.layout_generator",
     "Parser": "hsd_jax.models.parser",
+    "LiteParser": "hsd_jax.models.lite_parser",
     "LandmarkNet": "hsd_jax.models.landmarks",
     "LPIPS": "hsd_jax.models.perceptual",
     "InceptionV3": "hsd_jax.models.inception",

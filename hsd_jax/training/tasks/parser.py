@@ -13,20 +13,25 @@ import numpy as np
 
 from hsd_jax.labels import colorize, get_label_set
 from hsd_jax.models import apply
+from hsd_jax.models.lite_parser import LiteParser
 from hsd_jax.models.parser import Parser
 from hsd_jax.training import augment
 from hsd_jax.training.input import Example
 from hsd_jax.training.state import Aux, Batch, Params
 from hsd_jax.training.tasks import Arrays, Part, Ratios, Task
 
+_KINDS = {"residual": Parser, "lite": LiteParser}
+
 
 class ParserTask(Task):
-    """`config`: `labels`, `model` (fields of `Parser`), `data`, `loss` (`class_weights`)."""
+    """`config`: `labels`, `model` (`kind`, and its fields), `data`, `loss` (`class_weights`)."""
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
         self.labels = get_label_set(config["labels"])
-        self.model = Parser(num_classes=self.labels.num_classes, **config["model"])
+        fields = dict(config["model"])
+        kind = _KINDS[fields.pop("kind", "residual")]
+        self.model = kind(num_classes=self.labels.num_classes, **fields)
         self.merged = tuple(self.labels.index(name) for name in self.data["merged"])
         given = config["loss"]["class_weights"]
         if lacking := set(self.labels.classes) - set(given):
