@@ -307,11 +307,11 @@ def _check_apart(outputs: Sequence[Path], steps: Path | None) -> None:
 
 def parse(args: argparse.Namespace) -> None:
     """`hsd parse`."""
-    from hsd_jax.imaging import files
+    from hsd_jax.imaging import files, opening
 
     for path in args.photos:
         if not path.exists():
-            raise ValueError(f"{path}: no such file")
+            raise ValueError(opening.missing(str(path)))
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give the photos in it")
     layouts = _targets(args.output, args.photos)
