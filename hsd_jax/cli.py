@@ -193,8 +193,15 @@ def _add_batch(subparsers: Any) -> None:
         epilog="Exit status: 0 all done; 1 some pairs failed (see DIR/errors.csv); 2 not done.",
         allow_abbrev=False,
     )
-    batch.add_argument("photos", nargs="+", metavar="PAIRS.csv|HEADS BODIES")
-    batch.add_argument("-o", "--output", type=Path, metavar="DIR", required=True)
+    batch.add_argument("photos", nargs="*", metavar="PAIRS.csv|HEADS BODIES")
+    batch.add_argument("-o", "--output", type=Path, metavar="DIR")
+    batch.add_argument(
+        "--plan",
+        metavar="TOPOLOGY",
+        help="swap nothing, but tell memory, FLOPs, bytes and time of a batch on hardware that is "
+        "not here: v5e:4x4 (needs hsd-jax[tpu], no TPU) or cpu:8; swept over --batch pairs a "
+        "device; --weights paper has the paper's sizes",
+    )
     batch.add_argument(
         "--batch", type=_whole(1), default=8, metavar="N", help="pairs per batch (default: 8)"
     )

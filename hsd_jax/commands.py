@@ -44,6 +44,10 @@ def demo(args: argparse.Namespace) -> None:
 
 def batch(args: argparse.Namespace) -> int:
     """`hsd batch`; returns 1 if any pair failed."""
+    if args.plan:
+        return _plan(args)
+    if not args.photos or args.output is None:
+        raise ValueError("give PAIRS.csv, or HEADS and BODIES, and with -o a folder for results")
     from hsd_jax import batch as batches
     from hsd_jax import weights
     from hsd_jax.swapping.edits import Edit
@@ -84,6 +88,24 @@ def batch(args: argparse.Namespace) -> int:
     if failed:
         tell(f"hsd batch: {run.errors_path} says why")
     return 1 if failed else 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """`hsd batch --plan`."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    if (count := args.plan.removeprefix("cpu:")).isdigit():
+        jax.config.update("jax_num_cpu_devices", int(count))
+    try:
+        from hsd_jax.bench import plan
+        from hsd_jax.swapping.spec import Sampling
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--plan needs {error.name}: pip install 'hsd-jax[train]'") from error
+    pairs = sorted({1, args.batch, 4 * args.batch})
+    report = plan.plan(args.weights, args.plan, pairs, Sampling(args.solver, args.steps))
+    print(report.json() if args.json else report.text())
+    return 0
 
 
 def _jobs(args: argparse.Namespace) -> tuple[list[Any], Path]:
@@ -307,11 +329,11 @@ def _check_apart(outputs: Sequence[Path], steps: Path | None) -> None:
 
 def parse(args: argparse.Namespace) -> None:
     """`hsd parse`."""
-    from hsd_jax.imaging import files
+    from hsd_jax.imaging import files, opening
 
     for path in args.photos:
         if not path.exists():
-            raise ValueError(f"{path}: no such file")
+            raise ValueError(opening.missing(str(path)))
         if path.is_dir():
             raise ValueError(f"{path} is a folder: give the photos in it")
     layouts = _targets(args.output, args.photos)

@@ -198,3 +198,58 @@ def test_autoencoders_in_pytorch_are_the_same_networks(net):
     assert relative_error(ours, peer.array(encoded)) < 1e-5
     run = compiled(lambda p: apply(net, p, z, force_not_quantize=True, method="decode"))
     assert relative_error(run(params), peer.array(decoded)) < 1e-5
+
+
+@pytest.mark.parametrize("patch", [1, 4])
+def test_diffusers_is_given_the_same_networks(patch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from hsd_jax.bench import diffusers_peer, torch_peer
+    from hsd_jax.weights import Loaded
+
+    x = np.random.default_rng(3).standard_normal((1, 16, 16, 3), np.float32)
+    unet = UNet(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, num_heads=2)
+    net = Autoencoder(
+        kind="kl" if patch > 1 else "vq", n_embed=8, ch=32, ch_mult=(1, 2), num_res_blocks=1,
+        patch=patch, mid_attention=patch == 1,
+    )  # fmt: skip
+    t = np.array([7], np.int32)
+    parts = [
+        Loaded(unet, random_params(unet, x, t, x), {}),
+        Loaded(net, random_params(net, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)), {}),
+    ]
+    theirs, encode, decode = (module.eval() for module in diffusers_peer.modules(*parts))
+    wide = np.concatenate([x, x], -1)
+    with torch.no_grad():
+        found = torch_peer.array(theirs(torch_peer.tensor(wide), torch.tensor(t)))
+        own, own_encode, own_decode = (
+            torch_peer.unet_peer(unet, parts[0].params, 6),
+            *torch_peer.autoencoder_peers(net, parts[1].params),
+        )
+        image = torch_peer.tensor(np.repeat(np.repeat(x, 2, 1), 2, 2))
+        z = own_encode(image)
+        wanted = torch_peer.array(own(torch_peer.tensor(wide), torch.tensor(t)))
+        assert relative_error(found, wanted) < 1e-5
+        assert relative_error(torch_peer.array(encode(image)), torch_peer.array(z)) < 1e-5
+        decoded = torch_peer.array(decode(z)), torch_peer.array(own_decode(z))
+        assert relative_error(*decoded) < 1e-5
+
+
+def test_diffusers_denoises_by_its_own_schedulers():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from hsd_jax.bench import diffusers_peer
+
+    extra = {"schedule": {"kind": "linear", "start": 0.0015, "end": 0.0195}, "prediction": "eps"}
+    known, rest = torch.ones(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
+    asked = []
+
+    def unet(x, t):
+        asked.append(int(t[0]))
+        return torch.zeros(1, 3, 4, 4)
+
+    for solver in ("ddim", "dpmpp"):
+        asked.clear()
+        z = diffusers_peer.stepper(extra, solver, 10)(unet, known, rest, known, torch.float32)
+        assert asked == sorted(asked, reverse=True) and len(asked) == 10
+        assert z.shape == known.shape and bool(torch.isfinite(z).all())

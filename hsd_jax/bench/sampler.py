@@ -56,8 +56,11 @@ def embedded_networks() -> Networks:
     return {name: weights.load_part(folder, name) for name in PARTS}
 
 
-def paper_networks(others: Networks) -> Networks:
-    """UNet, autoencoder and condition of the paper's sizes, with random weights."""
+def paper_networks(others: Networks, make: Callable[..., Any] = random_params) -> Networks:
+    """UNet, autoencoder and condition of the paper's sizes, with random weights.
+
+    `make` returns parameters for a module and shapes of its arguments.
+    """
     facts = others["unet"].extra
     size, labels = facts["size"], facts["labels"]
     small, channels = size // 4, 3
@@ -71,9 +74,9 @@ def paper_networks(others: Networks) -> Networks:
     )  # fmt: skip
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
     return others | {
-        "unet": Loaded(UNet(), random_params(UNet(), z, t, z), facts),
-        "autoencoder": Loaded(Autoencoder(), random_params(Autoencoder(), image), {}),
-        "condition": Loaded(SpatialRescaler(), random_params(SpatialRescaler(), layout), {}),
+        "unet": Loaded(UNet(), make(UNet(), z, t, z), facts),
+        "autoencoder": Loaded(Autoencoder(), make(Autoencoder(), image), {}),
+        "condition": Loaded(SpatialRescaler(), make(SpatialRescaler(), layout), {}),
     }
 
 

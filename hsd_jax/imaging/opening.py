@@ -68,8 +68,7 @@ def named(name: str) -> Iterator[None]:
     except (Refusal, MemoryError):
         raise
     except FileNotFoundError:
-        hint = ", and addresses are not read: download it" if _ADDRESS.match(name) else ""
-        raise Refusal(f"{name}: no such file{hint}") from None
+        raise Refusal(missing(name)) from None
     except IsADirectoryError:
         raise Refusal(f"{name} is a folder: give a photo") from None
     except Image.DecompressionBombError:
@@ -78,6 +77,12 @@ def named(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:
             raise Refusal(f"{name} cannot be read: {error.strerror}") from None
         raise Refusal(f"{name} cannot be read ({error}): is the file complete?") from error
+
+
+def missing(name: str) -> str:
+    """What there is to say of a file that does not exist."""
+    hint = ", and addresses are not read: download it" if _ADDRESS.match(name) else ""
+    return f"{name}: no such file{hint}"
 
 
 @contextmanager

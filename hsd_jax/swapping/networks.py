@@ -50,6 +50,10 @@ class SwapNetworks:
         other.spec = replace(self.spec, finish=replace(self.spec.finish, **changes))
         return other
 
+    def module(self, name: str) -> Any:
+        """The Flax module of one of `spec.PARTS`."""
+        return self._modules[name]
+
     @property
     def facts(self) -> tuple[Any, ...]:
         """What the methods depend on besides their arguments."""

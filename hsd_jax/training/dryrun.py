@@ -89,7 +89,7 @@ def dry_run(config: Mapping[str, Any], topology: str) -> DryRun:
     parallel = make_parallel(config, devices)
     if parallel.mode != "sharded":
         raise ValueError("only the sharded step can be planned: use --config.parallel=sharded")
-    with tempfile.TemporaryDirectory() as folder, compiled_for(platform), _little_effort():
+    with tempfile.TemporaryDirectory() as folder, compiled_for(platform), little_effort():
         config = _with_latents(config, Path(folder))
         task = make_task(config)
         training = Training(config, task, parallel)
@@ -120,7 +120,7 @@ def dry_run(config: Mapping[str, Any], topology: str) -> DryRun:
 
 
 @contextmanager
-def _little_effort() -> Iterator[None]:
+def little_effort() -> Iterator[None]:
     """Compiles without the search for the fastest or smallest program.
 
     For a TPU, that search takes most of the time (level O1 still does it). Without it, temporary

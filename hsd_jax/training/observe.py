@@ -15,36 +15,39 @@ from hsd_jax.training.state import Metrics
 
 @dataclass(frozen=True)
 class Hardware:
-    """One JAX device: dense bfloat16 (V100 and T4: float16) FLOP/s, and bytes of memory."""
+    """One JAX device: dense bfloat16 (V100 and T4: float16) FLOP/s, memory, and its bandwidth."""
 
     flops: float
     memory: float
+    """Bytes."""
+    bandwidth: float
+    """Bytes a second."""
 
 
-_T, _G = 1e12, 2.0**30
+_T, _G, _B = 1e12, 2.0**30, 1e9
 # From the makers' data sheets (cloud.google.com/tpu/docs, nvidia.com). The first name contained in
 # `device_kind` is used. TPU v2 and v3 chips are two JAX devices.
 _HARDWARE = {
-    "TPU v6 lite": Hardware(918 * _T, 32 * _G),
-    "TPU v5 lite": Hardware(197 * _T, 16 * _G),
-    "TPU v5": Hardware(459 * _T, 95 * _G),
-    "TPU v4": Hardware(275 * _T, 32 * _G),
-    "TPU v3": Hardware(61.5 * _T, 16 * _G),
-    "TPU v2": Hardware(22.5 * _T, 8 * _G),
-    "B200": Hardware(2250 * _T, 180 * _G),
-    "H200": Hardware(989 * _T, 141 * _G),
-    "H100 PCIe": Hardware(756 * _T, 80 * _G),
-    "H100": Hardware(989 * _T, 80 * _G),
-    "A100-SXM4-40GB": Hardware(312 * _T, 40 * _G),
-    "A100-PCIE-40GB": Hardware(312 * _T, 40 * _G),
-    "A100": Hardware(312 * _T, 80 * _G),
-    "L40S": Hardware(362 * _T, 48 * _G),
-    "L4": Hardware(121 * _T, 24 * _G),
-    "A10G": Hardware(70 * _T, 24 * _G),
-    "V100": Hardware(125 * _T, 16 * _G),
-    "T4": Hardware(65 * _T, 16 * _G),
-    "RTX 4090": Hardware(165 * _T, 24 * _G),
-    "RTX 3090": Hardware(71 * _T, 24 * _G),
+    "TPU v6 lite": Hardware(918 * _T, 32 * _G, 1640 * _B),
+    "TPU v5 lite": Hardware(197 * _T, 16 * _G, 819 * _B),
+    "TPU v5": Hardware(459 * _T, 95 * _G, 2765 * _B),
+    "TPU v4": Hardware(275 * _T, 32 * _G, 1228 * _B),
+    "TPU v3": Hardware(61.5 * _T, 16 * _G, 450 * _B),
+    "TPU v2": Hardware(22.5 * _T, 8 * _G, 350 * _B),
+    "B200": Hardware(2250 * _T, 180 * _G, 8000 * _B),
+    "H200": Hardware(989 * _T, 141 * _G, 4800 * _B),
+    "H100 PCIe": Hardware(756 * _T, 80 * _G, 2000 * _B),
+    "H100": Hardware(989 * _T, 80 * _G, 3350 * _B),
+    "A100-SXM4-40GB": Hardware(312 * _T, 40 * _G, 1555 * _B),
+    "A100-PCIE-40GB": Hardware(312 * _T, 40 * _G, 1555 * _B),
+    "A100": Hardware(312 * _T, 80 * _G, 2039 * _B),
+    "L40S": Hardware(362 * _T, 48 * _G, 864 * _B),
+    "L4": Hardware(121 * _T, 24 * _G, 300 * _B),
+    "A10G": Hardware(70 * _T, 24 * _G, 600 * _B),
+    "V100": Hardware(125 * _T, 16 * _G, 900 * _B),
+    "T4": Hardware(65 * _T, 16 * _G, 320 * _B),
+    "RTX 4090": Hardware(165 * _T, 24 * _G, 1008 * _B),
+    "RTX 3090": Hardware(71 * _T, 24 * _G, 936 * _B),
 }
 
 
