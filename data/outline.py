@@ -85,7 +85,8 @@ def outlined(image: np.ndarray, layout: np.ndarray, matte: np.ndarray) -> np.nda
     lost = (person & (matte < 0.3)).sum() > _LOST * person.sum()
     if lost or (inside & person).sum() < _FOUND * inside.sum() or not inside.any():
         return None
-    distance, (rows, columns) = ndimage.distance_transform_edt(~person, return_indices=True)
+    nearest: Any = ndimage.distance_transform_edt(~person, return_indices=True)
+    distance, (rows, columns) = nearest
     added = inside & ~person
     new = np.where(person & ~inside, BACKGROUND, layout)
     new[added] = layout[rows, columns][added]
@@ -104,7 +105,8 @@ def _strands(image: np.ndarray, layout: np.ndarray, new: np.ndarray, added: np.n
     def off(of: np.ndarray) -> np.ndarray:
         return np.linalg.norm(lab - np.median(lab[of], 0), axis=-1)
 
-    close = added & (ndimage.distance_transform_edt(~hair) < _NEAR_HAIR * len(layout))
+    away = np.asarray(ndimage.distance_transform_edt(~hair))
+    close = added & (away < _NEAR_HAIR * len(layout))
     for index in BELOW:
         here = close & (new == index)
         if here.any() and (layout == index).any():
@@ -134,9 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             Path(row["source"]) / kind / (row["name"] + ending)
             for kind, ending in (("image", ".jpg"), ("layout", ".png"))
         )
-        layout = cv2.imread(str(options.source / labels), cv2.IMREAD_UNCHANGED)
+        layout: Any = cv2.imread(str(options.source / labels), cv2.IMREAD_UNCHANGED)
         if not _kept(row, options.keep):
-            image = cv2.imread(str(options.source / picture))[:, :, ::-1]
+            found: Any = cv2.imread(str(options.source / picture))
+            image = found[:, :, ::-1]
             layout = outlined(np.ascontiguousarray(image), layout, teacher(image))
         if layout is None:
             continue
