@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import write_weights
 
-from hsd_jax import batch, cli, weights
+from hsd_jax import HeadSwapper, batch, cli, weights
 from hsd_jax.imaging.demo import find_photos
+from hsd_jax.imaging.sheets import SIDE
 
 
 def listed(path: Path, *rows: str, columns: str = "head,body") -> Path:
@@ -207,6 +208,26 @@ def test_rows_may_have_a_mask_and_a_layout_of_their_own(tmp_path, folder, capsys
     assert cli.main([*command, "--skin-tone", "match"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["swapped"], told["skipped"], told["failed"]) == (2, 1, 1)
+
+
+def test_explain_draws_the_swap_that_it_made(tmp_path, folder, capsys):
+    """The command itself: its figure ends with the result, and carries the mark."""
+    head, body = map(str, find_photos())
+    same = ["--weights", str(folder), "--steps", "3", "--seed", "5", "--json"]
+    assert cli.main(["explain", head, body, "-o", str(tmp_path / "figure.png"), *same]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["times"]) == 3 and told["outputs"] == [str(tmp_path / "figure.png")]
+    assert cli.main(["verify", str(tmp_path / "figure.png")]) == 0
+    figure = np.asarray(Image.open(tmp_path / "figure.png").convert("RGB"), int)
+    result = HeadSwapper.from_pretrained(folder)(head, body, seed=5, steps=3).stages["result"]
+    tile = np.asarray(Image.fromarray(result).resize((SIDE, SIDE), Image.Resampling.LANCZOS), int)
+    # The third row: the predictions at the three times, what is decoded, the result.
+    left = 16 + 4 * (SIDE + 16)
+    shown = figure[-SIDE - 16 : -16, left : left + SIDE]
+    assert np.abs(shown - tile).mean() < 12
+    assert cli.main(["explain", head, "gone.png", "-o", str(tmp_path / "no.png"), *same]) == 2
+    assert "gone.png: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "no.png").exists()
 
 
 def photos(folder: Path, *names: str) -> Path:

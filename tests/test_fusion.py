@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hsd_jax.diffusion.conditioning import predictor
-from hsd_jax.diffusion.fusion import fuse, step_times
+from hsd_jax.diffusion.fusion import Progress, fuse, fuse_step, step_times
 from hsd_jax.diffusion.schedule import Schedule, denoiser, timesteps
 from hsd_jax.diffusion.solvers import SOLVERS, fold_keys, normal
 from hsd_jax.models import forms
@@ -128,6 +128,19 @@ def test_what_lies_outside_the_masks_has_no_influence():
     head = np.where(MASKS.head > 0, Z_HEAD, JUNK)
     body = np.where(MASKS.body > 0, Z_BODY, -JUNK)
     np.testing.assert_array_equal(z, run(head, body, MASKS, KEYS)[0])
+
+
+@pytest.mark.parametrize("solver", NAMES)
+def test_step_by_step_it_is_the_same_fusion(solver):
+    z, history = run(Z_HEAD, Z_BODY, MASKS, KEYS, solver=solver)
+    options = {"solver": solver, "num_steps": 4}
+    step = jax.jit(partial(fuse_step, DENOISE, SCHEDULE, **options))
+    state = Progress(np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.float32))
+    for index, x0 in enumerate(history):
+        state = step(Z_HEAD, Z_BODY, MASKS, KEYS, state, np.int32(index))
+        np.testing.assert_allclose(state.x0, x0, atol=2e-5)
+    np.testing.assert_allclose(state.z, z, atol=2e-5)
+    np.testing.assert_array_equal(state.z[:, :2], Z_HEAD[:, :2])
 
 
 def test_noise_and_history_are_there_only_when_asked_for():
