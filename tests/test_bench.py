@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import write_weights
 
 from hsd_jax import cli
-from hsd_jax.bench import batch, conv, timing
+from hsd_jax.bench import batch, conv, plan, timing
 from hsd_jax.bench import cli as bench_cli
 from hsd_jax.bench.report import Report, Table
 from hsd_jax.bench.unet import table_rows
@@ -18,6 +19,7 @@ from hsd_jax.models import apply, forms
 from hsd_jax.models.autoencoder import Autoencoder
 from hsd_jax.models.blocks import ResBlock
 from hsd_jax.models.unet import UNet
+from hsd_jax.swapping.spec import Sampling
 
 
 def compiled(function):
@@ -253,3 +255,23 @@ def test_diffusers_denoises_by_its_own_schedulers():
         z = diffusers_peer.stepper(extra, solver, 10)(unet, known, rest, known, torch.float32)
         assert asked == sorted(asked, reverse=True) and len(asked) == 10
         assert z.shape == known.shape and bool(torch.isfinite(z).all())
+
+
+def test_a_planned_batch_needs_no_collectives(tmp_path):
+    """Of tiny weights, on two CPU devices, which have no roofline."""
+    rows = plan.plan(str(write_weights(tmp_path, 64)), "cpu:2", [1], Sampling()).tables[0].rows
+    found = {row[1]: row for row in rows}
+    assert list(found) == ["encoder", "sampler", "UNet", "decoder"]
+    assert all(row[7] == 0 for row in rows)  # collectives
+    assert found["UNet"][2] == 2 and found["UNet"][5] > 0 and found["UNet"][8] is None
+    with pytest.raises(ValueError, match="no topology"):
+        plan.plan("embedded", "v5e", [1], Sampling())
+
+
+def test_the_roofline_is_the_longer_of_two():
+    class V5e:
+        device_kind = "TPU v5 lite"
+
+    assert plan._roofline([V5e(), V5e()], 2 * 197e12, 8.19e9) == (1.0, "FLOPs")
+    assert plan._roofline([V5e(), V5e()], 2e9, 8.19e11) == (1.0, "memory")
+    assert plan._roofline([V5e()], None, 1.0) == (None, None)
