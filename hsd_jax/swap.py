@@ -238,7 +238,8 @@ class HeadSwapper:
         for each in (edit, *later):
             each.check_head(source.layout, self.spec.labels, photos[0].name)
         pair, known = Pair(source, target, 0), eyes_meet(source, target)
-        if align != "none":
+        # Hair, hats and faces belong where the eyes meet, whatever the necks do.
+        if align != "none" and not (known and edit.on_face):
             eyes = np.array([known])
             shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
             pair = aligned(source, target, int(shifts[0]), layouts[0])

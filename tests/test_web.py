@@ -358,11 +358,20 @@ def started(chromium: Any, url: str, width: int, height: int) -> Any:
     return page
 
 
+# A small network's steps are gone before a waiting test looks again.
+WATCH = """() => {
+  window.painting = false;
+  new MutationObserver(() => { window.painting ||= !!document.querySelector("#live img"); })
+    .observe(document.body, {subtree: true, childList: true, attributes: true});
+}"""
+
+
 def downloaded(page: Any, path: Path) -> np.ndarray:
     """Swaps, sees it being painted, and downloads the result."""
+    page.evaluate(WATCH)
     page.get_by_role("button", name="Swap", exact=True).click()
-    page.locator("#live img").wait_for()
-    page.locator("#live").wait_for(state="hidden")
+    page.wait_for_function("window.painting && !document.querySelector('#live img')")
+    page.wait_for_timeout(2000)  # until the button has the new file
     with page.expect_download() as download:
         page.get_by_text("Download at full size").click()
     download.value.save_as(path)

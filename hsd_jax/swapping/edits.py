@@ -121,6 +121,11 @@ class Edit:
         return self.region in ("head", "face") and self.generate != "head"
 
     @property
+    def on_face(self) -> bool:
+        """Whether the region belongs to the body photo's own face."""
+        return self.region in ("hair", "hat", "face")
+
+    @property
     def drops_hair(self) -> bool:
         """Whether the body photo's own hair is replaced, with its loose strands."""
         return self.region in ("head", "hair")
