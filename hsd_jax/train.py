@@ -1,7 +1,9 @@
 """`python -m hsd_jax.train --config configs/FILE.py:ARG --workdir DIR`: the only training entry.
 
 The command is idempotent: run again with the same folder, it resumes from the newest checkpoint.
-With `--plan TOPOLOGY` it reports what a step would need on that hardware, and does not train.
+With `--plan TOPOLOGY` it reports what a step would need on that hardware, and does not train. With
+`--sweep FILE.py:INDEX` it trains one of that file's variants of the config in DIR/INDEX; without
+an index, one after another.
 """
 
 import logging
@@ -20,6 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _EXPORT = flags.DEFINE_bool("export", False, "Write the newest checkpoint's weights and stop.")
 _PLAN = flags.DEFINE_string("plan", None, "Hardware to plan for: v5e:4x4, say, or cpu:8.")
+_SWEEP = flags.DEFINE_string("sweep", None, "FILE.py[:INDEX] with get_sweep(): lists of overrides.")
 _MFU = flags.DEFINE_float("mfu", 0.4, "Use of the hardware that --plan tells times for.", 0.01, 1)
 flags.mark_flag_as_required("config")
 
@@ -80,14 +83,29 @@ def _run(unknown: list[str]) -> None:
     if not (_WORKDIR.value or _PLAN.value):
         raise ValueError("give --workdir, the folder of the run, or --plan")
     # After the flags: a typo answers at once.
+    workdir = Path(_WORKDIR.value or "")
+    if _SWEEP.value:
+        _sweep(_SWEEP.value, workdir)
+        return
     config = _CONFIG.value.to_dict()
     if _PLAN.value:
         _plan(config, _PLAN.value)
     else:
-        _train(config, Path(_WORKDIR.value or ""))
+        _train(config, workdir)
 
 
-def _train(config: dict, workdir: Path) -> None:
+def _sweep(sweep: str, workdir: Path) -> None:
+    if _PLAN.value or _EXPORT.value:
+        raise ValueError("--sweep trains: leave out --plan and --export")
+    from hsd_jax.training.sweep import variants
+
+    for index, config in variants(_CONFIG.value, sweep).items():
+        if not _train(config, workdir / str(index)):
+            return
+
+
+def _train(config: dict, workdir: Path) -> bool:
+    """Whether the run is complete: not if SIGTERM ended it, which ends a sweep, too."""
     from hsd_jax.training import loop, processes
 
     processes.join()
@@ -98,7 +116,8 @@ def _train(config: dict, workdir: Path) -> None:
 
         extra = during_training.resolve({**loop.DEFAULTS, **config})
     with processes.together():
-        loop.train(config, workdir, _EXPORT.value, extra)
+        state = loop.train(config, workdir, _EXPORT.value, extra)
+    return state is None or int(state.step) == config["steps"]
 
 
 def _plan(config: dict, topology: str) -> None:

@@ -411,6 +411,40 @@ def test_rows_of_the_paper_and_what_they_need():
     assert all(row.needs for row in rows)
 
 
+def test_rows_are_settings(tmp_path: Path):
+    config = Path(__file__).parents[1] / "configs" / "inference_ablations.py"
+    rows = {row.name: row for row in benchmark.load_rows(config)}
+    assert len(rows) == 24 and {row.weights for row in rows.values()} == {"ldm"}
+    default = rows["baseline"].settings({"solver": "ddim", "steps": None})
+    assert default["solver"] == "dpmpp" and default["steps"] == 10
+    differing = {
+        name: [key for key, value in row.settings({}).items() if value != default[key]]
+        for name, row in rows.items()
+        if row.solver == "dpmpp" and row.steps == 10
+    }
+    assert differing == {
+        "baseline": [], "mixing first only": ["mixing"], "mixing last only": ["mixing"],
+        "no mixing": ["mixing"], "one noise": ["draws"], "only z mixed": ["mixed"],
+        "only x0 mixed": ["mixed"], "unaligned": ["aligned"], "necks aligned": ["aligned"],
+        "margin 3": ["margin"], "margin 8": ["margin"], "photo kept": ["preserve"],
+        "dpmpp 10": [],
+    }  # fmt: skip
+    path = tmp_path / "rows.py"
+    for row, what in (
+        ("dict(name='a', weights='w', mixing='often')", "row 'a': mixing is 'often'"),
+        ("dict(name='a', weights='w', margin=-1)", "row 'a': margin is -1"),
+        ("dict(name='a', weights='w', steps=1)", "row 'a': steps is 1"),
+        ("dict(name='a', weights='w', blur=1)", "has no rows of name, weights"),
+        ("dict(name='a', weights='w'), dict(name='A', weights='w')", "two rows"),
+    ):
+        path.write_text(
+            "from ml_collections import ConfigDict\n"
+            f"def get_config():\n    return ConfigDict(dict(rows=[{row}]))\n"
+        )
+        with pytest.raises(ValueError, match=what):
+            benchmark.load_rows(path)
+
+
 def test_the_ablations_trainings_differ_in_head_cover_alone():
     from configs import ablations
 
@@ -419,6 +453,12 @@ def test_the_ablations_trainings_differ_in_head_cover_alone():
     assert plain == cover and plain["task"] == "diffusion"
     with pytest.raises(ValueError, match="use one of plain, cover"):
         ablations.get_config("other")
+    small = ablations.get_config("small_cover").to_dict()
+    assert small["data"] == cover["data"] | {"cover": 1.0}
+    loss = small["loss"]
+    assert (loss["prediction"], loss["known"], loss["adversarial"], loss["perceptual"]) == (
+        "eps", False, 0, ""
+    )  # fmt: skip
 
 
 def test_ablation(prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -10,6 +10,7 @@ from hsd_jax.evaluation.features import cached
 from hsd_jax.evaluation.frechet import (
     Moments,
     frechet_distance,
+    frechet_interval,
     kernel_distance,
     nearest_distance,
 )
@@ -171,3 +172,20 @@ def test_a_fingerprint_tells_facts_apart():
     marks = [cache.fingerprint(*f) for f in (("ab", "c"), ("a", "bc"), ("ab",), (b"ab", "c"), (1,))]
     assert len(set(marks)) == len(marks)
     assert cache.fingerprint("ab", 2) == cache.fingerprint("ab", 2)
+
+
+def test_intervals_hold_the_distance_and_shrink_with_more_pairs():
+    rng = np.random.default_rng(0)
+    truth = Moments.of(rng.standard_normal((200, 4)))
+    widths = []
+    for n in (50, 400):
+        features = rng.standard_normal((n, 4)) + 0.5
+        value, low, high = frechet_interval(features, truth, seed=1)
+        assert value == frechet_distance(Moments.of(features), truth)
+        assert low is not None and high is not None and low < value < high
+        assert frechet_interval(features, truth, seed=1) == (value, low, high)
+        widths.append(high - low)
+    # As 1 / sqrt(n): a third.
+    assert widths[1] < 0.6 * widths[0]
+    many = rng.standard_normal((501, 4))
+    assert frechet_interval(many, truth)[1:] == (None, None)

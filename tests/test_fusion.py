@@ -37,7 +37,7 @@ def network(z, t):
 
 
 DENOISE = denoiser(network, SCHEDULE)
-STATIC = ("solver", "num_steps", "mixing", "keep")
+STATIC = ("solver", "num_steps", "mixing", "mixed", "draws", "keep")
 FUSE = jax.jit(partial(fuse, DENOISE, SCHEDULE), static_argnames=STATIC)
 
 
@@ -321,3 +321,44 @@ def test_a_batch_of_pairs_shares_nothing_over_the_devices():
     together = run(*arguments)
     plain = jax.jit(partial(sample, bound=False))(*arguments)
     np.testing.assert_allclose(together, plain, atol=1e-5 * float(jnp.abs(plain).max()))
+
+
+@pytest.mark.parametrize("solver", NAMES)
+@pytest.mark.parametrize("options", [{"mixed": "z"}, {"mixed": "x0"}, {"draws": "one"}])
+def test_what_is_mixed_changes_the_rest_alone(solver, options):
+    z = FUSE(Z_HEAD, Z_BODY, MASKS, KEYS, solver=solver, num_steps=4, **options)
+    plain = FUSE(Z_HEAD, Z_BODY, MASKS, KEYS, solver=solver, num_steps=4)
+    np.testing.assert_array_equal(z[:, :2], Z_HEAD[:, :2])
+    np.testing.assert_array_equal(z[:, 4:], Z_BODY[:, 4:])
+    assert np.abs(z - plain)[:, 2:4].max() > 1e-3
+    # With nothing known there is nothing to mix.
+    free = [
+        FUSE(Z_HEAD, Z_BODY, rows(0, 0), KEYS, solver=solver, num_steps=4, **some)
+        for some in (options, {})
+    ]
+    np.testing.assert_allclose(*free, rtol=1e-6, atol=1e-6 * np.abs(free[0]).max())
+
+
+def test_one_noise_is_that_of_the_first_state():
+    seen = []
+
+    def watching(z, t):
+        seen.append((z, t))
+        return network(z, t)
+
+    with jax.disable_jit():
+        fuse(
+            denoiser(watching, SCHEDULE), SCHEDULE, Z_HEAD, Z_BODY, MASKS, KEYS,
+            solver="ddim", num_steps=3, draws="one", noise=NOISE,
+        )  # fmt: skip
+    assert len(seen) == 3
+    for z, t in seen:
+        ab = SCHEDULE.alpha_bar[int(t[0])]
+        want = np.sqrt(ab) * Z_HEAD[:, :2] + np.sqrt(1 - ab) * NOISE[:, :2]
+        np.testing.assert_allclose(z[:, :2], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixing", "mixed", "draws"])
+def test_unknown_options_are_told(name):
+    with pytest.raises(ValueError, match=f"unknown {name} 'often'"):
+        FUSE(Z_HEAD, Z_BODY, MASKS, KEYS, num_steps=2, **{name: "often"})

@@ -1,6 +1,6 @@
 """Semantic mixing: the paper's Algorithm 1, lines 3 to 5 (HS-Diffusion, arXiv 2212.06458)."""
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from hsd_jax.diffusion.schedule import Denoise, Schedule
-from hsd_jax.diffusion.solvers import SOLVERS, Mix, Solver, Step, fold_keys, normal
+from hsd_jax.diffusion.solvers import IDENTITY, SOLVERS, Mix, Solver, Step, fold_keys, normal
 
 Mixing = Literal["every", "first_only", "last_only", "none"]
+Mixed = Literal["both", "z", "x0"]
+Draws = Literal["fresh", "one"]
 
 
 @runtime_checkable
@@ -36,6 +38,8 @@ def fuse(
     solver: str = "dpmpp",
     num_steps: int | None = None,
     mixing: Mixing = "every",
+    mixed: Mixed = "both",
+    draws: Draws = "fresh",
     keep: bool = False,
     noise: Float[Array, "b h w c"] | None = None,
 ) -> Array | tuple[Array, Array]:
@@ -52,13 +56,17 @@ def fuse(
     mixing: at "every" step (the paper), or for ablations at the "first_only" (before the first
         denoising, never after), at the "last_only" (the clean latents after the last denoising), or
         "none".
+    mixed: what is mixed at these steps, for ablations: "z", as the paper's line 4; "x0", the
+        predictions; "both". After the last denoising the latents are mixed whichever it is.
+    draws: the noise of q: "fresh" at every step, or "one", z_T's, for all.
     keep: whether to return (z0, history), where history is the x0 of every step after mixing,
         float32 [num_steps, b, h, w, c].
     noise: z_T; drawn if None.
 
     Pure, with memory independent of num_steps unless `keep`. Under jit, `denoise`, `schedule`,
-    `solver`, `num_steps`, `mixing` and `keep` are static. Raises ValueError on shapes that do not
-    belong together, on keys that are not one typed key per sample, and on unknown names.
+    `solver`, `num_steps`, `mixing`, `mixed`, `draws` and `keep` are static. Raises
+    ValueError on shapes that do not belong together, on keys that are not one typed key per sample,
+    and on unknown names.
 
     Two things differ from the paper's text, but not the result. The masks are disjoint, so one draw
     of noise serves head and body. Predictions of x0 are mixed with the clean latents too, which
@@ -71,7 +79,8 @@ def fuse(
     known = masks.head * z_head + masks.body * z_body
     if noise is None:
         noise = normal(fold_keys(keys, 0), z_head.shape[1:])
-    sampled = chosen.sample(denoise, tables, noise, keys, _mix(known, masks.rest, switch), keep)
+    mix = _mix(known, masks.rest, switch, noise if _one(draws) else None, mixed)
+    sampled = chosen.sample(denoise, tables, noise, keys, mix, keep)
     z, history = sampled if keep else (sampled, None)
     z = _blend(known, z, switch[-1] * (1 - masks.rest))
     return z if history is None else (z, history)
@@ -131,22 +140,40 @@ def _solver(name: str, num_steps: int | None) -> tuple[Solver, int]:
     return chosen, chosen.num_steps if num_steps is None else num_steps
 
 
-def _mix(known: Array, rest: Array, switch: np.ndarray) -> Mix:
-    """The projection of line 4, which puts known latents at the step's noise level into z."""
+def _mix(
+    known: Array,
+    rest: Array,
+    switch: np.ndarray,
+    eps: Array | None = None,
+    mixed: Mixed = "both",
+) -> Mix:
+    """The projection of line 4, which puts known latents at the step's noise level into z.
 
+    `eps` is the noise of all steps; None draws it afresh.
+    """
+    if mixed not in get_args(Mixed):
+        raise ValueError(f"unknown mixed {mixed!r}: use one of {list(get_args(Mixed))}")
     inside = 1 - rest
 
     def kept(step: Step) -> Array:
         return jnp.asarray(switch)[step.index] * inside
 
     def noised(z: Array, step: Step, keys: Array) -> Array:
-        eps = normal(keys, z.shape[1:])
-        return _blend(step.alpha * known + step.sigma * eps, z, kept(step))
+        drawn = normal(keys, z.shape[1:]) if eps is None else eps
+        return _blend(step.alpha * known + step.sigma * drawn, z, kept(step))
 
     def clean(x0: Array, step: Step) -> Array:
         return _blend(known, x0, kept(step))
 
-    return Mix(noised, clean)
+    return Mix(
+        IDENTITY.noised if mixed == "x0" else noised, IDENTITY.clean if mixed == "z" else clean
+    )
+
+
+def _one(draws: Draws) -> bool:
+    if draws not in get_args(Draws):
+        raise ValueError(f"unknown draws {draws!r}: use one of {list(get_args(Draws))}")
+    return draws == "one"
 
 
 def _blend(inside: Array, outside: Array, mask: Array) -> Array:

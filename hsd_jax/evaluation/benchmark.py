@@ -2,8 +2,8 @@
 
 The protocol is in sections 4.1 and 4.2 of the paper. The ablation measures the rows of table 3
 whose weights are given. As in the paper, results are decoded from latents only; with pixels kept
-from the photos the rows would differ less. All rows keep the same regions and differ only in the
-condition and the diffusion model.
+from the photos the rows would differ less. The rows of table 3 keep the same regions
+and differ only in the condition and the diffusion model.
 """
 
 import argparse
@@ -11,26 +11,29 @@ import importlib.util
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 import hsd_jax
 from hsd_jax import weights
+from hsd_jax.diffusion.fusion import Draws, Mixed, Mixing
+from hsd_jax.diffusion.solvers import SOLVERS
 from hsd_jax.evaluation import features, identity, methods, metrics, report, sampling
 from hsd_jax.evaluation.measure import Measured, Parse, RealImages, measure
 from hsd_jax.evaluation.pairs import Pairing, People, read_pairs, source_fingerprint, usable
-from hsd_jax.evaluation.regions import Alignment, Choices
+from hsd_jax.evaluation.regions import ALIGNMENTS, Alignment, Choices
 from hsd_jax.labels import LabelSet, remap
 from hsd_jax.parsing.photo_parser import PhotoParser
 from hsd_jax.runtime import cache
 from hsd_jax.runtime.console import Progress
 from hsd_jax.training.input import load_source
 
+PRESERVED = {"latents": "hsd-latents", "photo": "hsd"}  # by `preserve`, our method
 EXTRACTOR_FACE = 128  # side of the embedded extractor's face crops
 
 
@@ -170,22 +173,49 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return _measured(options, state, entries | given, extractors, notes, facts)
 
 
-class Row(NamedTuple):
-    """A row of the paper's table 3.
+@dataclass(frozen=True)
+class Row:
+    """A row of an ablation: one set of weights, swapped with under some settings.
 
     Attributes:
       name: the name in the report.
       weights: the name of the weights it uses.
       inpaint: whether the layout generator fills the condition's holes.
-      paper: the paper's FID, Mask-FID and Focal-FID.
+      paper: the paper's FID, Mask-FID and Focal-FID, if it has the row.
       needs: a description of the weights.
+      solver, steps: as for `hsd swap`; None for the command's options.
+      mixing, mixed, draws: see `fusion.fuse`.
+      aligned: see `regions.stage`.
+      margin: pixels at 256 by which what is generated grows on all sides.
+      preserve: whether kept regions are decoded from "latents", as the paper's, or the "photo"'s.
+
+    Raises:
+      ValueError: a value that its field does not have.
     """
 
     name: str
     weights: str
-    inpaint: bool
-    paper: tuple[float, ...]
-    needs: str
+    inpaint: bool = True
+    paper: tuple[float, ...] = ()
+    needs: str = "weights of a swap"
+    solver: str | None = None
+    steps: int | None = None
+    mixing: str = "every"
+    mixed: str = "both"
+    draws: str = "fresh"
+    aligned: Alignment = True
+    margin: int = 0
+    preserve: str = "latents"
+
+    def __post_init__(self) -> None:
+        for name, known in _ROW_VALUES.items():
+            if (value := getattr(self, name)) not in known:
+                some = ", ".join(map(repr, known))
+                raise ValueError(f"row {self.name!r}: {name} is {value!r}: use one of {some}")
+        for name, low in (("margin", 0), ("steps", 2)):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= low):
+                raise ValueError(f"row {self.name!r}: {name} is {value!r}: give {low} or more")
 
     @property
     def folder(self) -> str:
@@ -196,9 +226,32 @@ class Row(NamedTuple):
     def note(self) -> str:
         """Its note in the report."""
         condition = "inpainted" if self.inpaint else "with its holes"
+        facts = [f"weights {self.weights}", f"layout {condition}"]
+        facts += [
+            f"{field.name} {getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name not in _NOTED and getattr(self, field.name) != field.default
+        ]
         values = zip(("FID", "Mask-FID", "Focal-FID"), self.paper, strict=False)
         paper = ", ".join(f"{name} {value}" for name, value in values)
-        return f"weights {self.weights}, layout {condition}; the paper: {paper}"
+        return ", ".join(facts) + f"; the paper: {paper}" * bool(paper)
+
+    def settings(self, sampled_by: Mapping[str, Any]) -> dict[str, Any]:
+        """What the row's results depend on besides the pairs and the weights' contents."""
+        own = {key: value for key, value in asdict(self).items() if key not in _SAID}
+        return own | {key: own[key] or sampled_by[key] for key in ("solver", "steps")}
+
+
+_SAID = ("name", "paper", "needs")
+_NOTED = (*_SAID, "weights", "inpaint")
+_ROW_VALUES: dict[str, tuple[Any, ...]] = {
+    "solver": (None, *SOLVERS),
+    "mixing": get_args(Mixing),
+    "mixed": get_args(Mixed),
+    "draws": get_args(Draws),
+    "aligned": ALIGNMENTS,
+    "preserve": tuple(PRESERVED),
+}
 
 
 def load_rows(path: Path) -> list[Row]:
@@ -217,8 +270,12 @@ def load_rows(path: Path) -> list[Row]:
     try:
         rows = [Row(**dict(row)) for row in module.get_config().rows]
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"{path} has no rows of {', '.join(Row._fields)}: {error}") from error
-    return [row._replace(paper=tuple(row.paper)) for row in rows]
+        known = ", ".join(field.name for field in fields(Row))
+        raise ValueError(f"{path} has no rows of {known}: {error}") from error
+    folders = [row.folder for row in rows]
+    if twice := [name for name in folders if folders.count(name) > 1]:
+        raise ValueError(f"{path}: two rows would share the folder {twice[0]}: rename one")
+    return [replace(row, paper=tuple(row.paper)) for row in rows]
 
 
 def given_weights(specs: Sequence[str]) -> dict[str, Path]:
@@ -249,28 +306,40 @@ def run_ablation(options: argparse.Namespace) -> dict[str, Any]:
     state = setting(options)
     marks = {name: sampling.fingerprint(folder) for name, folder in given.items()}
     methods.check_settings(options.output, state.of_results())
-    entries = {}
-    for row in chosen:
-        base = options.output / "rows" / row.folder
-        methods.check_settings(base, {"weights": marks[row.weights], "inpaint": row.inpaint})
-        entries[row.name] = methods.Results(base / "results", aligned=True)
-        sampler = partial(
-            sampling.Sampler, given[row.weights], inpaint=row.inpaint, **state.sampled_by
-        )
-        result = {"hsd-latents": entries[row.name]}
-        with Progress() as progress:
-            methods.produce(
-                state.pairs, state.people, result, state.choices.frame, sampler, progress
-            )
+    entries = {row.name: _row_results(row, given, marks, state, options.output) for row in chosen}
     remarks = [
         f"Not measured: {row.name}. It needs the weights {row.weights!r}, {row.needs}."
         for row in rows
         if row.weights not in given
     ]
-    facts = {"benchmark": "ablation", "weights": marks, **state.sampled_by, "remarks": remarks}
+    facts = {
+        "benchmark": "ablation",
+        "weights": marks,
+        **state.sampled_by,
+        "rows": {row.name: row.settings(state.sampled_by) for row in chosen},
+        "remarks": remarks,
+    }
     notes = {row.name: row.note for row in chosen}
     extractors = make_extractors(options.extractors)
     return _measured(options, state, entries, extractors, notes, facts)
+
+
+def _row_results(
+    row: Row, given: Mapping[str, Path], marks: Mapping[str, str], state: Setting, output: Path
+) -> methods.Results:
+    """Makes a row's missing results."""
+    folder, settings = output / "rows" / row.folder, row.settings(state.sampled_by)
+    methods.check_settings(folder, settings | {"weights": marks[row.weights]})
+    entry = methods.Results(folder / "results", row.aligned)
+    for name in ("weights", "aligned", "preserve"):
+        settings.pop(name)
+    make = partial(
+        sampling.Sampler, given[row.weights], seed=state.sampled_by["seed"], **settings
+    )
+    frame, named = state.choices.frame, {PRESERVED[row.preserve]: entry}
+    with Progress() as progress:
+        methods.produce(state.pairs, state.people, named, frame, make, progress)
+    return entry
 
 
 def _measured(

@@ -102,7 +102,7 @@ def _swap(parser: argparse.ArgumentParser) -> None:
 
 def _ablation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="FILE", help="configs/ablations.py")
+    add("--config", type=Path, required=True, metavar="FILE", help="configs/ablations.py, say")
     add("--weights", nargs="+", default=[], metavar="NAME=DIR",
         help="weights of the rows; rows without theirs are left out")  # fmt: skip
     _report(parser)
@@ -155,10 +155,28 @@ def _selfswap(parser: argparse.ArgumentParser) -> None:
 
 def _sheet(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(count=24)
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("samples/sheet.png"), metavar="PNG",
-        help="default: %(default)s; mind the data's terms before you share it",
+    add = parser.add_argument
+    add("--data", metavar="DIR", help="folder of the built data set, whose test split is used")
+    add("--blind", nargs=2, type=Path, metavar=("DIR_A", "DIR_B"),
+        help="instead a page on which people choose between two folders of ID.png")  # fmt: skip
+    add("-o", "--output", type=Path, metavar="FILE",
+        help="default: samples/sheet.png or blind.html; mind the data's terms before you share it",
     )  # fmt: skip
+
+
+def _votes(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("choices", type=Path, metavar="CHOICES.csv", help="as the page of sheet --blind saved it")
+    add("key", type=Path, metavar="KEY.csv", help="written beside the page")
+
+
+def _collect(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("sources", nargs="+", type=Path, metavar="REPORT.json|RUN_DIR",
+        help="of swap or ablation, or folders of training runs")  # fmt: skip
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="for results.csv")
+    add("--y", metavar="METRIC", help="also plot it: results.png")
+    add("--x", default="steps", metavar="KEY", help="against this setting (default: %(default)s)")
 
 
 def _landmarks(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +215,7 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
         f"weights {_DATA} solver steps extractors", _swap,
     ),
     "ablation": (
-        "benchmark.run_ablation", "measure the rows of the paper's table 3",
+        "benchmark.run_ablation", "measure rows of other weights or settings: table 3, or your own",
         f"{_DATA} solver steps extractors", _ablation,
     ),
     "layout": (
@@ -229,7 +247,12 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
     ),
     "sheet": (
         "sheet.run", "show swaps of test images (24 or --count) on one sheet",
-        f"weights {_DATA}", _sheet,
+        "weights dataset sources count seed", _sheet,
+    ),
+    "votes": ("blind.run_votes", "count the choices made on a blind sheet", "", _votes),
+    "collect": (
+        "collect.run", "gather reports and training runs in one CSV, and plot a metric", "",
+        _collect,
     ),
     "london": (
         "portraits.run", "swap portraits whose result is nearly known: neck, hair, strays",

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from hsd_jax.evaluation.features import Extractor, cached, distance_names, kernel_scale
 from hsd_jax.evaluation.frechet import (
     Moments,
-    frechet_distance,
+    frechet_interval,
     kernel_distance,
     nearest_distance,
 )
@@ -177,8 +177,7 @@ def _add_distances(
     seed: int,
 ) -> None:
     frechet, kernel = (region + name for name in distance_names(extractor))
-    distance = frechet_distance(Moments.streamed(own), truth_moments)
-    measured.metrics[frechet] = MetricValue(distance)
+    measured.metrics[frechet] = MetricValue(*frechet_interval(own, truth_moments, seed=seed))
     scale = kernel_scale(extractor)
     value, low, high = (scale * x for x in kernel_distance(own, truth, seed=seed))
     measured.metrics[kernel] = MetricValue(value, low, high)

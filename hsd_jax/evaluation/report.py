@@ -154,8 +154,9 @@ def legend(content: Mapping[str, Any]) -> list[str]:
         "compared; FD-hsd and KD-hsd use this project's own parser and are not FID or KID.",
         "KID is multiplied by 1000. [ ] are 95 % bootstrap intervals over images; if heads and "
         "bodies occur in several pairs, the true intervals are wider. A Frechet distance of few "
-        "images is biased upwards, equally for all methods of a table; it has no interval. "
-        "Results share heads and bodies with the real images, which makes both too small.",
+        "images is biased upwards, equally for all methods of a table; its interval is about the "
+        "biased value. Results share heads and bodies with the real images, which makes both too "
+        "small.",
         "Distances, PD and LPIPS: lower is better; SSIM and IDs: higher is better.",
     ]
     choices = ", ".join(f"{name} {value}" for name, value in content["choices"].items())
@@ -214,6 +215,18 @@ def _shown_pairs(content: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]
     }
 
 
+def templates() -> Environment:
+    """The templates of this folder; what is put into HTML is escaped."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
 def write(content: Mapping[str, Any], folder: Path, gallery: Gallery | None = None) -> None:
     """Writes report.json, report.md and report.html into `folder`, which exists.
 
@@ -225,14 +238,6 @@ def write(content: Mapping[str, Any], folder: Path, gallery: Gallery | None = No
     # JSON has no NaN: missing values are null.
     clean = _without_nan(content)
     write_text(folder / "report.json", json.dumps(clean, indent=1, allow_nan=False) + "\n")
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name == "report.html.j2",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     shown = {
         "title": f"hsd eval {content['benchmark']}",
         "legend": legend(content),
@@ -241,10 +246,10 @@ def write(content: Mapping[str, Any], folder: Path, gallery: Gallery | None = No
         "paper_columns": PAPER_COLUMNS,
         "paper": PAPER,
     }
-    write_text(folder / "report.md", templates.get_template("report.md.j2").render(shown))
+    write_text(folder / "report.md", templates().get_template("report.md.j2").render(shown))
     shown["histograms"] = histograms(content)
     shown["pairs"] = None if gallery is None else _shown_pairs(content, gallery)
-    write_text(folder / "report.html", templates.get_template("report.html.j2").render(shown))
+    write_text(folder / "report.html", templates().get_template("report.html.j2").render(shown))
 
 
 def _without_nan(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
+from hsd_jax.swapping.mixing import dilate
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.paste import paste_back
@@ -46,7 +47,9 @@ class Sampler:
         solver: str = "dpmpp",
         steps: int | None = None,
         inpaint: bool = True,
+        margin: int = 0,
         batch: int = BATCH,
+        **mixing: Any,
     ):
         """Reads the four networks of a swap.
 
@@ -56,14 +59,17 @@ class Sampler:
           solver, steps: as for `hsd swap`.
           inpaint: whether to use the layout generator; without it, the layout with its holes is
             the condition ("incomplete layout" in the paper's table 3).
+          margin: pixels at 256 by which what is generated grows on all sides.
           batch: pairs per batch, over all devices.
+          mixing: `mixing`, `mixed` and `draws` of `spec.Sampling`.
 
         Raises:
           ValueError: weights that are missing or damaged.
         """
         self._runner = Runner(SwapNetworks.load(folder), batch, jax.devices())
         self.spec, self.batch = self._runner.spec, self._runner.batch
-        self._seed, self._inpaint, self._sampling = seed, inpaint, Sampling(solver, steps)
+        self._sampling = Sampling(solver, steps, **mixing)
+        self._seed, self._inpaint, self._margin = seed, inpaint, margin
 
     def __call__(
         self, ids: Sequence[str], pairs: Sequence[Staged], labels: LabelSet
@@ -84,6 +90,10 @@ class Sampler:
         plan = self._runner.plan_pairs(ours)
         if not self._inpaint:
             plan = plan._replace(layout=plan.blended)
+        if self._margin:
+            hole = dilate(~(plan.head | plan.body), self.spec.pixels(self._margin))
+            kept = np.asarray(hole) == 0
+            plan = plan._replace(head=plan.head & kept, body=plan.body & kept)
         painted = self._runner.paint(
             np.stack([pair.head.image for pair in ours]),
             np.stack([pair.body.image for pair in ours]),

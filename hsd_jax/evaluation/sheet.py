@@ -1,16 +1,17 @@
 """`hsd eval sheet`: shows swaps of test images side by side.
 
 Each tile shows head, body and result. A sheet shows images of the data set: do not publish one
-unless their licence and the people in them allow it.
+unless their licence and the people in them allow it. With --blind it is a page for voters.
 """
 
 import argparse
 import math
+from pathlib import Path
 
 import numpy as np
 
 from hsd_jax import weights
-from hsd_jax.evaluation import pairs
+from hsd_jax.evaluation import blind, pairs
 from hsd_jax.evaluation.methods import batches
 from hsd_jax.evaluation.regions import stage
 from hsd_jax.evaluation.sampling import Sampler
@@ -35,8 +36,14 @@ def run(options: argparse.Namespace) -> None:
     Raises:
       ValueError: if data, weights or folder are missing.
     """
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    files.check_output(options.output)
+    if options.blind:
+        blind.run(options)
+        return
+    if options.data is None:
+        raise ValueError("give --data DIR, the built data set, or --blind DIR_A DIR_B")
+    output = options.output or Path("samples/sheet.png")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.check_output(output)
     source = load_source(options.data, "test", name=options.dataset)
     people = pairs.People(source, options.labels)
     usable = pairs.usable(source, options.labels, options.sources)
@@ -54,6 +61,6 @@ def run(options: argparse.Namespace) -> None:
                 for p, result in zip(batch, results, strict=True)
             ]
             progress.update(len(batch))
-    files.save_image(layout_tiles(tiles), options.output)
+    files.save_image(layout_tiles(tiles), output)
     rows = math.ceil(len(tiles) / COLUMNS)
-    print(f"{options.output}: {len(tiles)} swaps in {rows} rows; head, body, result")
+    print(f"{output}: {len(tiles)} swaps in {rows} rows; head, body, result")

@@ -128,7 +128,8 @@ class SwapNetworks:
           z0 `[b, k, h, w, c]` and, with `keep`, the x0 of each step `[steps, b, k, h, w, c]`.
         """
         bound, options = self._bound(params, z_head, z_body, plan, seeds, numbers, sampling)
-        fused = fuse(*bound, **options, keep=sampling.keep)
+        options |= {name: getattr(sampling, name) for name in ("keep", "mixing", "mixed", "draws")}
+        fused = fuse(*bound, **options)
         z0, history = fused if isinstance(fused, tuple) else (fused, None)
         z0 = z0.reshape(*numbers.shape, *z0.shape[1:])
         return z0, None if history is None else history.reshape(-1, *z0.shape)
@@ -147,7 +148,7 @@ class SwapNetworks:
         *,
         sampling: Sampling,
     ) -> tuple[Array, Array]:
-        """One step of `sample`, see `fusion.fuse_step`: z and x0 after it, from those before."""
+        """One step of `sample` as the paper mixes, see `fusion.fuse_step`: z and x0 after it."""
         bound, options = self._bound(params, z_head, z_body, plan, seeds, numbers, sampling)
         before = Progress(*(x.reshape(-1, *x.shape[2:]) for x in (z, x0)))
         after = fuse_step(*bound, before=before, index=index, **options)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hsd_jax.diffusion.fusion import step_times
+from hsd_jax.diffusion.fusion import Draws, Mixed, Mixing, step_times
 from hsd_jax.diffusion.schedule import PREDICTIONS, Prediction, Schedule
 from hsd_jax.labels import LabelSet, get_label_set
 from hsd_jax.weights import Loaded
@@ -110,6 +110,10 @@ class Sampling:
     """UNet calls; None for the default of the weights or, without one, of the solver."""
     keep: bool = False
     """Whether to return the prediction at each step, too."""
+    mixing: Mixing = "every"
+    """When known latents are mixed in, see `fusion.fuse`; other than the defaults for ablations."""
+    mixed: Mixed = "both"
+    draws: Draws = "fresh"
 
 
 DEFAULT_SAMPLING = Sampling()

@@ -1,0 +1,1 @@
+"""Lists of overrides: `python -m hsd_jax.train --config ... --sweep configs/sweeps/FILE.py`."""
