@@ -146,8 +146,8 @@ def draw(results: Sequence[Result], x: str, y: str) -> Figure:
         places, label = sorted(line), ", ".join(same[i] for i in differing)
         facts = [line[place].facts for place in places]
         (curve,) = axes.plot(places, [f[y] for f in facts], "o-", label=label)
-        ends = [[f.get(f"{y}:{end}", f[y]) for f in facts] for end in ("low", "high")]
-        axes.fill_between(places, *ends, color=curve.get_color(), alpha=0.15, linewidth=0)
+        low, high = ([f.get(f"{y}:{end}", f[y]) for f in facts] for end in ("low", "high"))
+        axes.fill_between(places, low, high, color=curve.get_color(), alpha=0.15, linewidth=0)
     if differing:
         axes.legend()
     return figure
