@@ -328,7 +328,7 @@ def draw(page: Any, phone: bool) -> None:
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     row = box["y"] + box["height"] * 0.6
-    places = [(box["x"] + box["width"] * x, row) for x in (0.4, 0.5, 0.6)]
+    places = [(box["x"] + box["width"] * x / 20, row) for x in range(8, 13)]
     if not phone:
         page.mouse.move(*places[0])
         page.mouse.down()
@@ -405,5 +405,5 @@ def test_a_swap_through_the_page(url, tmp_path, width, height):
         chromium.close()
     with Image.open(find_photos()[1]) as body:
         assert plain.shape == drawn.shape == (body.height, body.width, 3)
-    assert 0 < (plain != drawn).any(-1).mean() < 0.2
+    assert (plain != drawn).any()
     assert not [x for x in elsewhere if not x.startswith((url, "data:", "blob:"))]
