@@ -94,7 +94,9 @@ def refused(*_): raise RuntimeError("a socket")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refused
 import hsd_jax
 for module in pkgutil.walk_packages(hsd_jax.__path__, "hsd_jax."):
-    if not module.name.startswith(("hsd_jax.bench", "hsd_jax.web", "hsd_jax.training")):
+    if not module.name.startswith((
+        "hsd_jax.beam", "hsd_jax.bench", "hsd_jax.web", "hsd_jax.training"
+    )):
         importlib.import_module(module.name)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

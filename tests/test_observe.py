@@ -38,7 +38,7 @@ def test_flops_are_the_model_s():
 def test_pace_tells_speed_and_use(monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
     monkeypatch.setattr(observe.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(observe, "hardware_of", lambda kind: observe.Hardware(1e12, 1))
+    monkeypatch.setattr(observe, "hardware_of", lambda kind: observe.Hardware(1e12, 1, 1))
     pace = Pace(step=10, steps=50, batch_size=4)
     pace.flops = 1e12 * jax.device_count()
     now[0] += 40

@@ -80,10 +80,13 @@ def test_a_signal_ends_it_in_one_line_and_leaves_no_half_file(tmp_path, number):
             "    part.write_bytes(b'half'); print('half', flush=True); time.sleep(60)",
         ]
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", _HSD.format(body=body), "info"], stdout=-1, stderr=-1, text=True,
-        env={**os.environ, "HSD_ALLOCATOR": "kept"},
-    ) as running:  # fmt: skip
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it stays ignored
+    command = [sys.executable, "-c", _HSD.format(body=body), "info"]
+    running = subprocess.Popen(
+        command, stdout=-1, stderr=-1, text=True, env={**os.environ, "HSD_ALLOCATOR": "kept"}
+    )
+    signal.signal(signal.SIGHUP, inherited)
+    with running:
         assert running.stdout is not None and running.stdout.readline() == "half\n"
         running.send_signal(number)
         _, err = running.communicate(timeout=30)

@@ -10,7 +10,7 @@ import pytest
 from faces import write_faces
 from PIL import Image, ImageDraw
 
-from configs.embedded import PARTS, get_config
+from configs.embedded import get_config
 from data import build
 from hsd_jax import weights
 from hsd_jax.evaluation import during_training
@@ -112,9 +112,10 @@ def metrics_of(workdir: Path) -> list[dict]:
     return timeless
 
 
-# U^2-Net has a hundred convolutions: its step compiles for minutes.
+# U^2-Net has a hundred convolutions: its step compiles for minutes. `lite_parser` is the parser's
+# task with another network, which tests/test_lite_parser.py knows.
 @pytest.mark.parametrize(
-    "part", [pytest.param(p, marks=pytest.mark.slow if p == "layout" else ()) for p in PARTS]
+    "part", [pytest.param(p, marks=pytest.mark.slow if p == "layout" else ()) for p in TINY]
 )
 def test_resumed_training_is_the_same_training(
     part: str, data_dir: Path, latent_dir: Path, tmp_path: Path
