@@ -17,7 +17,6 @@ ROWS = (
     dict(name="mixing last only", mixing="last_only"),
     dict(name="no mixing", mixing="none"),
     dict(name="one noise", draws="one"),
-    dict(name="only z mixed", mixed="z"),
     dict(name="only x0 mixed", mixed="x0"),
     dict(name="unaligned", aligned=False),
     dict(name="necks aligned", aligned="necks"),

@@ -414,7 +414,7 @@ def test_rows_of_the_paper_and_what_they_need():
 def test_rows_are_settings(tmp_path: Path):
     config = Path(__file__).parents[1] / "configs" / "inference_ablations.py"
     rows = {row.name: row for row in benchmark.load_rows(config)}
-    assert len(rows) == 24 and {row.weights for row in rows.values()} == {"ldm"}
+    assert len(rows) == 23 and {row.weights for row in rows.values()} == {"ldm"}
     default = rows["baseline"].settings({"solver": "ddim", "steps": None})
     assert default["solver"] == "dpmpp" and default["steps"] == 10
     differing = {
@@ -424,7 +424,7 @@ def test_rows_are_settings(tmp_path: Path):
     }
     assert differing == {
         "baseline": [], "mixing first only": ["mixing"], "mixing last only": ["mixing"],
-        "no mixing": ["mixing"], "one noise": ["draws"], "only z mixed": ["mixed"],
+        "no mixing": ["mixing"], "one noise": ["draws"],
         "only x0 mixed": ["mixed"], "unaligned": ["aligned"], "necks aligned": ["aligned"],
         "margin 3": ["margin"], "margin 8": ["margin"], "photo kept": ["preserve"],
         "dpmpp 10": [],

@@ -57,7 +57,8 @@ def fuse(
         denoising, never after), at the "last_only" (the clean latents after the last denoising), or
         "none".
     mixed: what is mixed at these steps, for ablations: "z", as the paper's line 4; "x0", the
-        predictions; "both". After the last denoising the latents are mixed whichever it is.
+        predictions; "both", whose result is that of "z". After the last denoising the latents are
+        mixed whichever it is.
     draws: the noise of q: "fresh" at every step, or "one", z_T's, for all.
     keep: whether to return (z0, history), where history is the x0 of every step after mixing,
         float32 [num_steps, b, h, w, c].
