@@ -143,11 +143,14 @@ def draw(results: Sequence[Result], x: str, y: str) -> Figure:
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     differing = [i for i in range(len(keys)) if len({same[i] for same in lines}) > 1]
     for same, line in lines.items():
-        places, label = sorted(line), ", ".join(same[i] for i in differing)
+        # One key explains itself, as dpmpp does; values of several need their keys.
+        named = len(differing) > 1
+        label = ", ".join(f"{keys[i]} " * named + same[i] for i in differing)
+        places = sorted(line)
         facts = [line[place].facts for place in places]
         (curve,) = axes.plot(places, [f[y] for f in facts], "o-", label=label)
         low, high = ([f.get(f"{y}:{end}", f[y]) for f in facts] for end in ("low", "high"))
-        axes.fill_between(places, low, high, color=curve.get_color(), alpha=0.15, linewidth=0)
+        axes.vlines(places, low, high, colors=curve.get_color(), alpha=0.4)
     if differing:
         axes.legend()
     return figure
