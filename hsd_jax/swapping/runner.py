@@ -85,20 +85,15 @@ class Runner:
         self._plan = cache(self._planner)
         self._encode = _program("encode", _encode_pairs(networks), facts, large=self._large)
         self._decode = _program("decode", networks.decode, facts, large=self._large)
-        self._sample = cache(self._sampler)
-        self._step = cache(self._stepper)
+        self._sample = cache(partial(self._sampling, "sample", networks.sample))
+        self._step = cache(partial(self._sampling, "step", networks.sample_step))
 
-    def _sampler(self, sampling: Sampling) -> Program:
-        function = partial(self._networks.sample, sampling=sampling)
+    def _sampling(self, name: str, function: Callable[..., Any], sampling: Sampling) -> Program:
+        """A program that calls the UNet, for one way of sampling."""
         many_calls = len(self.spec.times(sampling)) >= MANY
         facts = (self._networks.facts, sampling)
-        return _program("sample", function, facts, large=self._large, many_calls=many_calls)
-
-    def _stepper(self, sampling: Sampling) -> Program:
-        function = partial(self._networks.sample_step, sampling=sampling)
-        many_calls = len(self.spec.times(sampling)) >= MANY
-        facts = (self._networks.facts, sampling)
-        return _program("step", function, facts, large=self._large, many_calls=many_calls)
+        bound = partial(function, sampling=sampling)
+        return _program(name, bound, facts, large=self._large, many_calls=many_calls)
 
     def _planner(self, region: Region) -> Program:
         function = partial(self._networks.plan, region=region)
