@@ -141,7 +141,10 @@ def _job(row: Mapping[str, Any], where: str, seed: int) -> Job:
     output = text["output"] or f"{Path(text['head']).stem}_on_{Path(text['body']).stem}.png"
     if Path(output).name != output or output.endswith((".jsonl", ".csv")):
         raise ValueError(f"{where}: output is {output!r}: give the name of a file, without folders")
-    files.check_ending(Path(output))
+    try:
+        files.check_ending(Path(output))
+    except ValueError as error:
+        raise ValueError(f"{where}: output {error}") from error
     seed, person, head_person = (
         _number(text[name], default, low, f"{where}: {name}")
         for name, default, low in (("seed", seed, 0), ("person", 1, 1), ("head_person", 1, 1))

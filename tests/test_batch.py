@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiny import write_weights
@@ -95,6 +95,7 @@ def test_a_result_never_replaces_a_photo(tmp_path, capsys):
     assert photo.read_bytes() == before
 
 
+@example(text="a,b,c")
 @given(text=st.text(alphabet='ab,"\n\r\t\0 ;é²3-/.\udcff', max_size=60))
 @settings(max_examples=150, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
