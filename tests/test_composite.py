@@ -83,6 +83,20 @@ def test_hidden_clothes_take_tone_and_pattern_of_what_is_around(layers: Layers, 
     assert 95 < middle.mean() < 145 and np.ptp(middle.mean(1)) > 40
 
 
+def test_hair_that_its_photo_cuts_off_is_made_of_what_it_shows(layers: Layers, spec):
+    strands = np.where(np.arange(64)[None] // 4 % 2, 90, 30).astype(np.uint8)
+    inside = np.arange(64)[:, None].repeat(64, 1) >= 20
+    head = np.broadcast_to(strands[..., None], (64, 64, 3)) * inside[..., None]
+    kept = finish.soft_mask(inside, 3.0)
+    cut_off = Layers(head.astype(np.uint8), layers.body, kept, np.zeros_like(kept))
+    painted = np.full((64, 64, 3), 200, np.uint8)
+    layout = np.full((64, 64), HALFBODY9.index("hair"))
+    grown = settle(painted, cut_off, layout, spec, EVERYWHERE, inside).image[4:16, 8:56, 0]
+    assert grown.min() > 29 and grown.max() < 91 and np.ptp(grown.mean(0)) > 40
+    whole_head = settle(painted, cut_off, layout, spec, EVERYWHERE, EVERYWHERE).image
+    assert np.ptp(whole_head[4:16, 8:56, 0].mean(0)) < 5
+
+
 def test_painted_skin_keeps_near_the_hue_of_the_face(layers: Layers):
     face_colour, painted_colour = np.array([200, 150, 130]), np.array([150, 110, 190])
     head = np.broadcast_to(face_colour.astype(np.uint8), (64, 64, 3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hsd_jax import weights
-from hsd_jax.imaging import matting
+from hsd_jax.imaging import framing, matting
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import HALFBODY9
@@ -92,6 +92,18 @@ def test_the_matte_of_a_head_decides_beside_backgrounds_alone(spec):
     assert matte.zone[200, 332] > 0.5  # the cheek beside the background
     assert matte.zone[276, 256] < 0.05  # the chin above the neck
     assert not matte.zone[340:].any()
+
+
+def test_beyond_its_photo_a_head_has_no_matte(spec):
+    cut_off = standing((200, 150, 130), hair=True)
+    crop = Crop(0, -80, 256)
+    seen = framing.take(cut_off.photo, crop)
+    layout = np.concatenate([cut_off.layout[:1].repeat(80, 0), cut_off.layout[:-80]])
+    layout[60:140, 90:166] = HAIR  # its upper 20 rows lie beyond the photo
+    inside = framing.inside(cut_off.photo, crop, 256)
+    cut_off = replace(cut_off, crop=crop, image=seen, layout=layout, inside=inside)
+    zone = head_matte(cut_off, spec).zone
+    assert zone[200, 176] > 0.5 and not zone[:150].any()
 
 
 def test_skin_that_stays_follows_the_face(spec):

@@ -99,6 +99,14 @@ def test_a_head_cut_off_by_its_photo_is_rounded_above_the_edge():
     assert np.all(np.diff(heights[100:130]) >= 0) and np.all(heights[:100] == 0)
 
 
+def test_a_face_between_cut_off_hair_is_completed_by_hair():
+    layout = head_layout(slice(100, 160), slice(0, 90))
+    layout[:90, 120:140] = HALFBODY9.face
+    got = end_beyond_photo(edge_person(40, layout), HALFBODY9).layout
+    assert not np.any(got[:40] == HALFBODY9.face)
+    assert np.all(got[36:40, 120:140] == HALFBODY9.index("hair"))
+
+
 def test_strands_of_hair_cut_off_below_end_each_in_its_own_curve():
     layout = np.maximum(*(head_layout(slice(x, x + 30), slice(0, 256)) for x in (80, 150)))
     layout[240:, 110:150] = HALFBODY9.index("clothes")

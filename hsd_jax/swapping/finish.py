@@ -119,6 +119,7 @@ def settle(
     layout: Integer[np.ndarray, "h w"],
     spec: SwapSpec,
     inside: Bool[np.ndarray, "h w"],
+    head_inside: Bool[np.ndarray, "h w"] | None = None,
 ) -> Settled:
     """The painted image with the finish of the weights.
 
@@ -128,6 +129,7 @@ def settle(
       layout: inpainted, in the spec's labels.
       spec: of the weights.
       inside: where the body's image is its photo and not repeated pixels.
+      head_inside: the same of the head's; None for everywhere.
     """
     finish, labels, scale = spec.finish, spec.labels, spec.scale
     result = painted if not finish.match_border else match_border(painted, layers)
@@ -137,6 +139,9 @@ def settle(
         surfaces = [layout == index for index in set(labels.body) - set(skin_classes(labels))]
         for surface in (*surfaces, skin):
             result = _continued(result, layers, surface & inside, finish, sources, scale)
+    if finish.texture and head_inside is not None and not head_inside.all():
+        for index in set(labels.head) - {labels.face}:
+            result = _grown(result, layers, layout == index, ~head_inside, finish, scale)
     if finish.hue:
         face = (layout == labels.face) & (layers.head_alpha > 0.9)
         bare = skin & (layers.body_alpha == 1) & inside
@@ -179,6 +184,21 @@ def _continued(
     guess = seen * layers.body + (1 - seen) * result
     plate = _completed(guess, layers, surface, sources, scale)
     return result + share * finish.texture * (plate - result)
+
+
+def _grown(
+    result: np.ndarray, layers: Layers, hair: np.ndarray, beyond: np.ndarray, finish: Finish,
+    scale: float,
+) -> np.ndarray:  # fmt: skip
+    """Hair or a hat that its photo cuts off, made of what that shows of it."""
+    seen, hidden = hair & (layers.head_alpha == 1), hair & (beyond | (layers.head_alpha < 1))
+    hidden &= ndimage.binary_propagation(hair & beyond, mask=hidden)
+    if not hidden.any() or seen.mean() <= _SEEN:
+        return result
+    share = _share(hidden, scale)
+    guess = np.where(seen[..., None], layers.head, result).astype(np.float32)
+    plate = texture.complete(guess, seen, hidden).image
+    return result + share * (plate - result)
 
 
 def even_hue(

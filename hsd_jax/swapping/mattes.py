@@ -51,6 +51,7 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
     image = framing.take(head.photo, head.crop, size)
     layout = framing.enlarge(head.layout, size)
     alpha, zone, far = _matte(image, layout, spec.labels, size, spec.finish.hair)
+    zone &= framing.inside(head.photo, head.crop, size)  # beyond its photo a head is generated
     alpha = np.clip((alpha - _HAZE) / (1 - 2 * _HAZE), 0, 1)
     # A hat has no strands; those before a busy background cannot be told from it.
     stray = (far > 0) & (alpha < _least_alpha(image, far) - _STRAND)

@@ -190,4 +190,13 @@ def _end(layout: np.ndarray, labels: LabelSet) -> None:
         middle, half = np.mean(columns[[0, -1]]), np.ptp(columns) / 2 + 1
         height = _CROWN * half * np.sqrt(1 - ((columns - middle) / half) ** 2)
         rows, order = np.nonzero(np.arange(1, len(layout))[:, None] <= height[None])
-        beyond[rows, columns[order]] = layout[0, columns[order]]
+        beyond[rows, columns[order]] = _grown_out(layout[0, columns], labels)[order]
+
+
+def _grown_out(classes: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """Head classes in a row, with the nearest hair or hat where a face is seen between them."""
+    grown = np.flatnonzero(classes != labels.face)
+    if not len(grown):
+        return classes
+    nearest = np.abs(np.arange(len(classes))[:, None] - grown[None]).argmin(1)
+    return classes[grown[nearest]]

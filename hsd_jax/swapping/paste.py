@@ -88,7 +88,7 @@ def _compose(
     necks = np.isin(body.layout, spec.labels.neck) & (plan.layout == body.layout)
     under = plan.head & necks if spec.finish.keep_neck else False
     layers = Layers.at_crop(head.image, body.image, plan.head, plan.body | under)
-    settled = settle(painted, layers, plan.layout, spec, body.inside)
+    settled = settle(painted, layers, plan.layout, spec, body.inside, head.inside)
     kept = _Kept.of(pair, layers)
     hair = _Hair.of(matte.result(), side) if matte else None
     enlarged = _enlarged(settled, kept.body, spec.finish.detail)
