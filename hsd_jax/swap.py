@@ -20,7 +20,7 @@ from hsd_jax import weights
 from hsd_jax.imaging.files import read_photo, save_image
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.imaging.provenance import Mark
-from hsd_jax.parsing.photo_parser import Face, PhotoParser
+from hsd_jax.parsing.photo_parser import Face, Person, PhotoParser
 from hsd_jax.swapping import finish, skin
 from hsd_jax.swapping.edits import Edit, at_photo
 from hsd_jax.swapping.light import Light, one_light
@@ -228,39 +228,47 @@ class HeadSwapper:
     ) -> Pair:
         """Crops and parses both photos and aligns their necks; arguments are those of a call."""
         photos = read_photo(head, "the head photo"), read_photo(body, "the body photo")
-        edit, *later = [edit] if isinstance(edit, Edit) else edit
-        for each in (edit, *later):
+        edits = [edit] if isinstance(edit, Edit) else list(edit)
+        for each in edits:
             each.check(self.spec.labels, photos[1].pixels)
         if align not in get_args(Align):
             raise ValueError(f"align is {align!r}: use one of {', '.join(get_args(Align))}")
         turned = align == "similarity"
-        source, target = frame_pair(self._parser, *photos, head_person, person, turned)
-        for each in (edit, *later):
-            each.check_head(source.layout, self.spec.labels, photos[0].name)
-        pair, known = Pair(source, target, 0), eyes_meet(source, target)
-        # Hair, hats and faces belong where the eyes meet, whatever the necks do.
-        if align != "none" and not (known and edit.on_face):
-            eyes = np.array([known])
-            shifts, layouts = self._runner.align(source.layout[None], target.layout[None], eyes)
-            pair = aligned(source, target, int(shifts[0]), layouts[0])
-        edit = edit.turned(target.turns)
+        people = frame_pair(self._parser, *photos, head_person, person, turned)
+        for each in edits:
+            each.check_head(people[0].layout, self.spec.labels, photos[0].name)
+        first, *later = edits
+        pair = self._aligned(*people, align, first.on_face)
         notes = tuple(note for photo in photos for note in photo.notes)
-        if turned and not known:
+        if turned and not eyes_meet(*people):
             notes += ("the landmarks of a face are not reliable: the head was not turned",)
+        again = partial(
+            self.pair, photos[0], person=person, head_person=head_person, skin_tone=skin_tone,
+            light=light, align=align, edit=later,
+        )  # fmt: skip
         pair = replace(
-            pair, edit=edit, persons=(head_person, person), notes=notes, srgb=photos[1].srgb
-        )
-        if later:
-            again = partial(
-                self.pair, photos[0], person=person, head_person=head_person, skin_tone=skin_tone,
-                light=light, align=align, edit=later,
-            )  # fmt: skip
-            pair = replace(pair, then=lambda image: again(replace(photos[1], pixels=image)))
-        pair = one_light(pair, self.spec, light)
-        if not edit.keeps_face:
-            return pair
-        toned = one_skin(pair, self.spec, skin_tone)
-        photo = edit.limited(toned.body.photo, target.photo)
+            pair, edit=first.turned(people[1].turns), persons=(head_person, person), notes=notes,
+            srgb=photos[1].srgb,
+            then=(lambda image: again(replace(photos[1], pixels=image))) if later else None,
+        )  # fmt: skip
+        return self._matched(pair, skin_tone, light)
+
+    def _aligned(self, head: Person, body: Person, align: Align, on_face: bool) -> Pair:
+        """The pair with its necks aligned, unless a face is to stay where the eyes meet."""
+        known = eyes_meet(head, body)
+        if align == "none" or (known and on_face):
+            return Pair(head, body, 0)
+        eyes = np.array([known])
+        shifts, layouts = self._runner.align(head.layout[None], body.layout[None], eyes)
+        return aligned(head, body, int(shifts[0]), layouts[0])
+
+    def _matched(self, pair: Pair, skin_tone: SkinTone, light: Light) -> Pair:
+        """The pair in one light and, where the edit changes a face, with one tone of skin."""
+        lit = one_light(pair, self.spec, light)
+        if not pair.edit.keeps_face:
+            return lit
+        toned = one_skin(lit, self.spec, skin_tone)
+        photo = pair.edit.limited(toned.body.photo, pair.body.photo)
         return replace(toned, body=replace(toned.body, photo=photo))
 
     def layout(self, pair: Pair) -> Int32[np.ndarray, "s s"]:

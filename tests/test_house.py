@@ -25,7 +25,7 @@ FLOORS = (
     ("weights",),
     ("models",),
     ("runtime",),
-    ("labels",),
+    ("labels", "version"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
-import hsd_jax
 from hsd_jax.imaging.opening import opened
+from hsd_jax.version import __version__
 
 SOURCE_TYPE = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -44,7 +44,7 @@ _MAX_XMP = 1_000_000  # bytes; a mark takes about 1,000
 class Mark:
     """The software and the weights that made an image."""
 
-    version: str = hsd_jax.__version__
+    version: str = __version__
     """Of hsd_jax."""
     weights: str = ""
     """Fingerprint of the weights (`hsd_jax.weights.fingerprint`); empty if unknown."""
