@@ -15,6 +15,7 @@ from hsd_jax.imaging import framing
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
+from hsd_jax.swapping.light import one_light
 from hsd_jax.swapping.mixing import dilate
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
@@ -86,7 +87,8 @@ class Sampler:
                     f"pair {name} is of {pair.body.image.shape}: these weights need data that is "
                     f"built at {size} x {size}"
                 )
-        ours = [one_skin(_pair(pair, labels, self.spec.labels), self.spec) for pair in pairs]
+        ours = [_pair(pair, labels, self.spec.labels) for pair in pairs]
+        ours = [one_skin(one_light(pair, self.spec), self.spec) for pair in ours]
         plan = self._runner.plan_pairs(ours)
         if not self._inpaint:
             plan = plan._replace(layout=plan.blended)
