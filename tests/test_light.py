@@ -8,12 +8,13 @@ from PIL import Image
 
 from hsd_jax import cli, labels, weights
 from hsd_jax.evaluation import light as measuring
-from hsd_jax.imaging.colour import from_linear, to_linear
+from hsd_jax.imaging.colour import from_linear, to_lab, to_linear
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping import light
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
+from hsd_jax.swapping.skin import in_tone
 
 L = labels.get_label_set("halfbody9")
 SKIN = np.array([0.50, 0.28, 0.18])  # linear
@@ -99,9 +100,29 @@ def test_the_command_refuses_photos_without_faces(tmp_path, capsys):
     assert "a.png: no face" in capsys.readouterr().err
 
 
-def test_the_command_prints_a_row_for_each_ratio(capsys, monkeypatch):
+def people() -> list[measuring.Skin]:
+    """Two people whose necks differ as their faces do, one of whom is in shade."""
+    faces = [np.array([225.0, 180.0, 160.0]), np.array([90.0, 60.0, 50.0])]
+    shades = np.linspace(0.3, 1, 150)[:, None] * faces[0]
+    necks = [shades, in_tone(shades, faces[0], faces[1])]
+    return [
+        measuring.Skin(to_lab(face), np.round(neck).astype(np.uint8))
+        for face, neck in zip(faces, necks, strict=True)
+    ]
+
+
+def test_a_neck_in_another_tone_is_near_that_persons_own():
+    errors = measuring.neck_errors(people())
+    assert errors.shape == (2, 3) and np.all(errors[:, 0] > 40)
+    assert np.all(errors[:, 1] > 30) and np.all(errors[:, 2] < 2)
+
+
+def test_the_command_prints_a_row_for_each_ratio_and_distance(capsys, monkeypatch):
     colours = SKIN * np.exp(np.linspace(-1, 0.5, 9))[:, None] ** [1.1, 1, 0.9]
     monkeypatch.setattr(measuring, "lights", lambda parser, folder: colours)
+    monkeypatch.setattr(measuring, "skins", lambda parser, folder: people())
     assert cli.main(["eval", "light", "--one", "a", "--any", "b"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "log(R/G)" in line]
+    out = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in out if "log(R/G)" in line]
     assert [row[-2:] for row in rows] == [["0.100", "0.000"]] * 2
+    assert any("25 to 100" in line for line in out)

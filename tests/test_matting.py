@@ -13,7 +13,7 @@ from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.mattes import head_matte, old_strands
 from hsd_jax.swapping.networks import SwapNetworks
-from hsd_jax.swapping.skin import follow_face
+from hsd_jax.swapping.skin import follow_face, in_tone
 
 SIDE = 96
 FACE, HAIR, NECK, CLOTHES = (HALFBODY9.index(x) for x in ("face", "hair", "neck", "clothes"))
@@ -118,6 +118,17 @@ def test_skin_that_stays_follows_the_face(spec):
     assert np.linalg.norm(after - wanted) < 3
     np.testing.assert_array_equal(toned.body.image[200:], body.image[200:])  # clothes
     np.testing.assert_array_equal(toned.body.image[:50], body.image[:50])  # background
+
+
+def test_another_tone_keeps_black_white_and_the_order_of_shades():
+    own, wanted = np.array([220.0, 175.0, 155.0]), np.array([90.0, 60.0, 50.0])
+    np.testing.assert_allclose(in_tone(own, own, wanted), wanted, atol=0.1)
+    shades = np.linspace(0, 255, 100)[:, None].repeat(3, 1)
+    for tones in ((own, wanted), (wanted, own)):
+        moved = in_tone(shades, *tones)
+        np.testing.assert_allclose(moved[[0, -1]], shades[[0, -1]], atol=0.01)
+        assert np.all(np.diff(moved, axis=0) > 0)
+    np.testing.assert_allclose(in_tone(in_tone(shades, own, wanted), wanted, own), shades, atol=0.1)
 
 
 def test_skin_is_kept_where_it_is_asked_for_or_alike(spec):

@@ -1,9 +1,12 @@
-"""Shifts the body's skin to the tone of the new face and keeps its shading.
+"""Brings the body's skin to the tone of the new face and keeps its shading.
 
 The paper calls swaps between skin tones a limitation of its method and shows, as an extension,
-necks and arms in the head's tone. Here the body's skin moves in CIE L*a*b* by the difference
-between the two faces (the means of Reinhard et al., "Color Transfer between Images", 2001), so that
-it would not change under its own face.
+necks and arms in the head's tone. Here the body's skin changes as the body's face would have to
+change to become the new one. Under one light a darker skin reflects a share of what a lighter one
+does, in shade and in light: in linear colours that is a factor. It multiplies the odds x / (1 - x)
+instead, so that black stays black, highlights stay white and nothing is clipped.
+docs/finish.md holds it against a shift in CIE L*a*b* (Reinhard et al., "Color Transfer between
+Images", 2001).
 """
 
 from dataclasses import replace
@@ -11,11 +14,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy import ndimage
 
 from hsd_jax.imaging import framing
-from hsd_jax.imaging.colour import to_lab, to_rgb
+from hsd_jax.imaging.colour import from_linear, to_lab, to_linear, to_rgb
 from hsd_jax.imaging.framing import Scaled, Tile
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.complexion import face_pixels, skin_classes
@@ -32,6 +35,7 @@ _SAME = 2.0  # CIE76; smaller differences are not visible
 # distribution in training images see `parsing.complexion`.
 _ALIKE, _FAR = 16.0, 26.0
 _RIM = 0.04  # of the crop's side; the change fades out over it towards the edges
+_DARKEST, _LIGHTEST = 1e-3, 0.95  # of a face's linear colour; beyond, a photo tells no tone
 
 
 def one_skin(pair: Pair, spec: SwapSpec, tone: SkinTone = "auto") -> Pair:
@@ -61,7 +65,7 @@ class Toned(NamedTuple):
 
 
 def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) -> Toned:
-    """Shifts the body's skin to the tone of the head's face.
+    """Brings the body's skin to the tone of the head's face.
 
     Args:
       head, body: the people of a pair.
@@ -69,22 +73,22 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
       tone: "keep" never changes the skin, "match" always does, "auto" does if the faces differ
         visibly.
     """
-    own = _face_tone(body, labels)
-    shift = _face_tone(head, labels) - own
-    if not np.isfinite(shift).all():
+    own, wanted = _face_tone(body, labels), _face_tone(head, labels)
+    difference = float(np.linalg.norm(wanted - own))
+    if not np.isfinite(difference):
         return Toned(body, 0.0, False)
-    difference = float(np.linalg.norm(shift))
     if tone == "keep" or (tone == "auto" and difference < _SAME):
         return Toned(body, difference, False)
     skin, side = _skin(body, labels, own), body.crop.side
     share = Scaled(skin, side, smooth=True)
+    tables = in_tone(np.arange(256)[:, None].repeat(3, 1), to_rgb(own), to_rgb(wanted))
 
     def toned(pixels: np.ndarray, tile: Tile) -> np.ndarray:
         weight = share.at(tile)
         there = weight > 0
         result, colours = pixels.copy(), pixels[there]
-        moved = to_rgb(to_lab(colours) + shift) - colours
-        result[there] = np.clip(np.round(colours + weight[there][:, None] * moved), 0, 255)
+        moved = tables[colours, np.arange(3)] - colours
+        result[there] = np.round(colours + weight[there][:, None] * moved)
         return result
 
     cells = ((tile, framing.cells(tile, side, len(skin))) for tile in framing.tiles(side))
@@ -92,6 +96,18 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
     photo = framing.reworked(body.photo, body.crop, toned, tiles)
     image = framing.take(photo, body.crop, len(body.image))
     return Toned(replace(body, photo=photo, image=image), difference, True)
+
+
+def in_tone(
+    skin: Shaped[np.ndarray, "*n 3"], own: Float[np.ndarray, "3"], wanted: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "*n 3"]:
+    """The colours of a skin as one of another tone, whose face is `wanted` where its own is `own`.
+
+    All are sRGB, 0 to 255.
+    """
+    own, wanted = (np.clip(to_linear(x), _DARKEST, _LIGHTEST) for x in (own, wanted))
+    factor, linear = wanted / (1 - wanted) * (1 - own) / own, to_linear(skin)
+    return from_linear(factor * linear / (1 + (factor - 1) * linear))
 
 
 def _face_tone(person: Person, labels: LabelSet) -> Float[np.ndarray, "3"]:
