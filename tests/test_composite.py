@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from hsd_jax import weights
 from hsd_jax.imaging import detail, framing
-from hsd_jax.imaging.colour import to_lab
+from hsd_jax.imaging.colour import from_linear, to_lab, to_linear
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.swapping import finish
 from hsd_jax.swapping.finish import Layers, even_hue, settle
@@ -114,6 +114,8 @@ def test_painted_skin_keeps_near_the_hue_of_the_face(layers: Layers):
     np.testing.assert_array_equal(result[:25], painted[:25])
     same = even_hue(head.astype(np.float32), skin, head, face, 0.8, 4.0)
     np.testing.assert_allclose(same, head, atol=0.01)
+    shaded = from_linear(0.2 * to_linear(head)) * np.ones_like(painted)
+    np.testing.assert_allclose(even_hue(shaded, skin, head, face, 0.8, 1.0), shaded, atol=0.5)
 
 
 def test_membrane_keeps_what_counts_and_stays_between_its_values():

@@ -212,6 +212,9 @@ def even_hue(
 ) -> Float[np.ndarray, "h w 3"]:
     """Painted skin whose hue strays from known skin's, brought back by a share; lightness stays.
 
+    Shade multiplies linear colours, and so a*, b* and L* + 16 alike: known skin is compared as it
+    would look in the shade of each place.
+
     Args:
       painted: 0 to 255.
       skin: where it shows skin.
@@ -227,7 +230,8 @@ def even_hue(
     smooth = to_lab(_local_mean(image.astype(np.float32), face, scale))
     own = np.median(smooth[face], axis=0)
     lab = to_lab(np.clip(painted, 0, 255))
-    away = _local_mean(lab, skin, _HUE * scale)[..., 1:] - own[1:]
+    local = _local_mean(lab, skin, _HUE * scale)
+    away = local[..., 1:] - own[1:] * (local[..., :1] + 16) / (own[0] + 16)
     chroma = np.hypot(away[..., :1], away[..., 1:])
     too_far = np.maximum(chroma - reach, 0) / np.maximum(chroma, 1e-6)
     lab[..., 1:] -= back * too_far * away
