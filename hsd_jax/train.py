@@ -58,6 +58,7 @@ def _silence() -> None:
     if not flags.FLAGS["verbosity"].present and os.environ.get("HSD_DEBUG") != "1":
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's, which reads it when it starts
 
 
 def _ended(run: Callable[[], None]) -> int:
