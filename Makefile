@@ -27,12 +27,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Ten minutes in all; what it finds is left in tests/fuzz/found (see tests/fuzz/run.py).
+# Ten minutes in all, and then what the tests try with 50 examples, with 5,000: an hour, mostly of the
+# configs. What it finds is left in tests/fuzz/found (see tests/fuzz/run.py) and in .hypothesis.
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS := photo pickle safetensors layout
 fuzz: $(VENV)/.installed-fuzz
 	@for target in $(FUZZ_TARGETS); do \
 		$(BIN)/python tests/fuzz/run.py $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
+	$(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile=search
 
 # Fifty clients of the page on loopback, good, bad, slow and gone (see tests/fuzz/load.py).
 LOAD := --clients 50 --rounds 3

@@ -29,11 +29,19 @@ flags.mark_flag_as_required("config")
 _NAME = "hsd_jax.train"
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], known: flags.FlagValues = flags.FLAGS) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return known(argv)
     except Exception as error:  # of the config's file too, which is code
-        sys.exit(fail(_NAME, f"error: {_meaning(error)}"))
+        sys.exit(fail(_NAME, f"error: {_naming(_meaning(error))}"))
+
+
+def _naming(told: str) -> str:
+    """What was wrong, and, where that names no key of those that were given, which these are."""
+    given = [argument for argument in sys.argv if argument.startswith("--config.")]
+    if not given or any(x.partition("=")[0].removeprefix("--config.") in told for x in given):
+        return told
+    return f"{told} ({' '.join(given)}: give another value)"
 
 
 def _meaning(error: Exception) -> str:
@@ -58,6 +66,7 @@ def _silence() -> None:
     if not flags.FLAGS["verbosity"].present and os.environ.get("HSD_DEBUG") != "1":
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's, which reads it when it starts
 
 
 def _ended(run: Callable[[], None]) -> int:
@@ -68,6 +77,12 @@ def _ended(run: Callable[[], None]) -> int:
             run()
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
+        except ValueError as error:
+            from hsd_jax.training.checks import Unfit
+
+            if not isinstance(error, Unfit):
+                raise
+            raise ValueError(_naming(one_line(error))) from error
 
     status = status_of(_NAME, training, "train")
     if status:

@@ -27,6 +27,16 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# Everyday the same examples; `--hypothesis-profile search` (make fuzz) looks for others.
+_COMMON = dict(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("everyday", max_examples=50, derandomize=True, **_COMMON)
+settings.register_profile("search", max_examples=5000, derandomize=False, **_COMMON)
+settings.load_profile("everyday")
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from tiny import write_weights
@@ -97,8 +97,6 @@ def test_a_result_never_replaces_a_photo(tmp_path, capsys):
 
 @example(text="a,b,c")
 @given(text=st.text(alphabet='ab,"\n\r\t\0 ;é²3-/.\udcff', max_size=60))
-@settings(max_examples=150, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 def test_any_text_is_a_list_or_a_refusal_in_one_line(tmp_path, text):
     path = tmp_path / "pairs.csv"
     path.write_bytes(f"head,body,output,seed,person\n{text}".encode(errors="surrogateescape"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzz.run import HERE, TARGETS, check
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -44,9 +44,6 @@ def test_the_seeds_are_what_the_readers_know(tmp_path):
             TARGETS[target][0](path)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(
     size=st.sampled_from([(512, 512), (512, 1024), (64, 64), (1, 1)]),
     mode=st.sampled_from(["L", "P", "RGB", "RGBA", "1", "I;16", "LA", "CMYK", "F"]),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -15,12 +15,6 @@ from hsd_jax.swapping import mixing
 L = HALFBODY9
 H, W = 12, 16
 LAYOUTS = hnp.arrays(np.int32, (H, W), elements=st.integers(0, L.num_classes - 1))
-small = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
 
 # Jitted once with the label set static, as all callers do; Hypothesis reuses the one compilation.
 mix_layouts = jax.jit(mixing.mix_layouts, static_argnums=2)
@@ -149,7 +143,6 @@ def test_labels_with_another_numbering_give_the_same_mixture():
     assert int(shift) == 1
 
 
-@small
 @given(LAYOUTS)
 def test_mixed_with_itself_only_the_neck_goes(layout):
     mixed, _ = mix_layouts(layout, layout, L)
@@ -159,7 +152,6 @@ def test_mixed_with_itself_only_the_neck_goes(layout):
     np.testing.assert_array_equal(mixed, without_neck)
 
 
-@small
 @given(LAYOUTS, LAYOUTS)
 def test_regions_are_a_partition_with_the_head_in_front(one, two):
     layout, regions = mix_layouts(one, two, L)
@@ -172,7 +164,6 @@ def test_regions_are_a_partition_with_the_head_in_front(one, two):
     np.testing.assert_array_equal(layout, one * head + two * body)
 
 
-@small
 @given(LAYOUTS, LAYOUTS)
 def test_head_cover_touches_body_and_neck_under_the_other_head_only(layout, other):
     covered = np.asarray(head_cover(layout, other, L))
@@ -183,7 +174,6 @@ def test_head_cover_touches_body_and_neck_under_the_other_head_only(layout, othe
     np.testing.assert_array_equal(head_cover(layout, headless, L), layout)
 
 
-@small
 @given(LAYOUTS, LAYOUTS)
 def test_training_makes_the_holes_that_mixing_makes(layout, other):
     # Head-cover and neck removal leave of the body exactly what a foreign head leaves of it.
@@ -194,14 +184,12 @@ def test_training_makes_the_holes_that_mixing_makes(layout, other):
     np.testing.assert_array_equal(trained[body], np.asarray(mixed)[body])
 
 
-@small
 @given(LAYOUTS, LAYOUTS)
 def test_neck_shift_is_antisymmetric(one, two):
     assert int(neck_shift(one, two, L)) == -int(neck_shift(two, one, L))
     assert int(neck_shift(one, one, L)) == 0
 
 
-@small
 @given(hnp.arrays(np.bool_, (6, 5)), st.integers(-5, 5))
 def test_neck_shift_finds_a_translation_and_shift_columns_undoes_it(face, offset):
     face[0, 0] = face[5, 4] = True  # some face above its mean row and some below
@@ -214,7 +202,6 @@ def test_neck_shift_finds_a_translation_and_shift_columns_undoes_it(face, offset
     np.testing.assert_array_equal(shift_columns(moved, -shift, 0, -1), layout)
 
 
-@small
 @given(LAYOUTS, st.integers(-40, 40))
 def test_shift_columns_fills_and_never_wraps(layout, shift):
     want = np.full_like(layout, 7)
@@ -287,7 +274,6 @@ def test_dilate_and_erode_golden():
         mixing.erode(mask, -1)
 
 
-@small
 @given(hnp.arrays(np.bool_, (H, W)))
 def test_erode_and_dilate_bracket_the_mask(mask):
     square = np.ones((5, 5))

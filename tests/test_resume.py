@@ -152,10 +152,14 @@ def newest(workdir: Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def start_two(workdir: Path, *pairs: str) -> list[subprocess.Popen]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+def start_two(workdir: Path, *pairs: str) -> list[subprocess.Popen]:
+    address = f"localhost:{free_port()}"
     return [
         start(
             workdir, 4, *pairs, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2",
@@ -163,6 +167,14 @@ def start_two(workdir: Path, *pairs: str) -> list[subprocess.Popen]:
         )
         for i in range(2)
     ]  # fmt: skip
+
+
+def wait_for_lines(workdir: Path, count: int, *processes: subprocess.Popen) -> None:
+    """Until so many metrics are written; the processes live as long."""
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < count:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -183,11 +195,47 @@ def test_two_processes_are_one_run(tmp_path: Path, mode: str):
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_step(tmp_path: Path):
     both = start_two(tmp_path / "two", "steps=100000000", "save_every=100000000")
-    metrics = tmp_path / "two" / "metrics.jsonl"
-    while all(process.poll() is None for process in both):
-        if metrics.exists() and metrics.read_bytes().count(b"\n") > 5:
-            both[1].terminate()
-            break
-        time.sleep(0.1)
+    wait_for_lines(tmp_path / "two", 6, *both)
+    both[1].terminate()
     assert [process.wait(300) for process in both] == [0, 0]
     assert newest(tmp_path / "two") == lines(tmp_path / "two")[-1]["step"]
+
+
+# A toy that trains for ever, a line every hundred steps.
+ENDLESS = ("steps=100000000", "save_every=1000", "eval_every=100000", "log_every=100")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_which_names_it(tmp_path: Path, victim: int):
+    both = start_two(tmp_path / "two", *ENDLESS)
+    wait_for_lines(tmp_path / "two", 2, *both)
+    both[victim].kill()
+    assert both[1 - victim].wait(60) == 1
+    said = (tmp_path / "two.log").read_text().splitlines()
+    named = f"hsd_jax.train: process {victim} ({socket.gethostname()}, pid {both[victim].pid})"
+    assert said[-1].startswith(f"{named} is gone: killed, or unreachable; started again")
+    assert both[victim].wait() == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_launcher_ends_when_one_of_its_processes_is_killed(tmp_path: Path, victim: int):
+    python = tmp_path / "python"
+    toy_of = [sys.executable, str(ROOT / "tests" / "toy.py"), str(tmp_path / "run"), "1", *ENDLESS]
+    python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/$JAX_PROCESS_ID\nexec {' '.join(toy_of)}\n")
+    python.chmod(0o755)
+    environment = dict(PYTHON=str(python), PROCESSES="2", PORT=str(free_port()), DEVICES="1")
+    with subprocess.Popen(
+        [str(ROOT / "launch" / "local.sh"), "a config", str(tmp_path / "run")], text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stderr=subprocess.PIPE,
+    ) as launcher:  # fmt: skip
+        wait_for_lines(tmp_path / "run", 2, launcher)
+        pids = [int((tmp_path / number).read_text()) for number in "01"]
+        os.kill(pids[victim], signal.SIGKILL)
+        _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + signal.SIGKILL
+    last = said.splitlines()[-1]
+    assert f"process {victim} (pid {pids[victim]}) ended by signal KILL" in last
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[1 - victim], 0)

@@ -8,7 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import write_weights
 
@@ -154,9 +154,6 @@ ANYTHING = st.recursive(
 
 
 @pytest.mark.untyped
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(data=st.data(), value=ANYTHING, part=st.sampled_from(PARTS))
 def test_any_value_anywhere_in_a_json_is_weights_or_a_refusal(loaded, folder, data, value, part):
     path = folder / f"{part}.json"

@@ -89,9 +89,17 @@ def train(workdir: Path, extra_metrics: Any = None, **changes: Any):
         return loop.train(config(**changes), workdir, extra_metrics=extra_metrics)
 
 
-if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+def main() -> None:
+    """Joins, trains and ends as `hsd_jax.train` does."""
     processes.join()
     pairs = (pair.split("=") for pair in sys.argv[3:])
-    train(Path(sys.argv[1]), **{name: json.loads(value) for name, value in pairs})
+    with processes.together():
+        train(Path(sys.argv[1]), **{name: json.loads(value) for name, value in pairs})
+
+
+if __name__ == "__main__":
+    from hsd_jax import train as command
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+    sys.exit(command._ended(main))

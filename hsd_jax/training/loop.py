@@ -1,6 +1,7 @@
 """The training loop of all tasks; the order of its operations is a contract."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from hsd_jax import weights
 from hsd_jax.training import freeze, processes, run_folder
 from hsd_jax.training.checkpoint import Checkpoints, OtherConfig
-from hsd_jax.training.checks import check
+from hsd_jax.training.checks import check, refused
 from hsd_jax.training.input import EVAL_SPLIT, Records, eval_batches, make_dataset
 from hsd_jax.training.log import Log
 from hsd_jax.training.observe import Pace, Trace, Watch, hardware_of, model_flops, overview
@@ -73,21 +74,19 @@ def train(
       FloatingPointError: if a metric became NaN or infinite; the last checkpoint is untouched.
     """
     config, extra = {**DEFAULTS, **config}, extra_metrics or {}
-    check(config)
     if lacking := set(config["eval_metrics"]) - set(extra):
         raise ValueError(
             f"eval_metrics names {min(lacking)!r}, which was not given: use one of "
             f"{', '.join(extra) or 'none'}, or train by python -m hsd_jax.train"
         )
-    parallel = make_parallel(config)
-    task = make_task(config)
+    planned = prepare(config)
     best = config["best_mode"] if config["best"] else ""
     state = None
     with (
         run_folder.locked(workdir),
         Checkpoints(workdir / "checkpoints", config["keep"], best) as checkpoints,
     ):
-        run = _Run(config, task, parallel, workdir, checkpoints, extra)
+        run = _Run(config, planned.task, planned.parallel, workdir, checkpoints, extra)
         if not export_only:
             state, finished = run.run()
             if not finished:
@@ -124,6 +123,22 @@ class Training:
     def compile(self, state: Any) -> CompiledStep:
         """The step on this run's devices; the first call compiles it."""
         return self.parallel.compile(self.step, state)
+
+
+def prepare(config: Mapping[str, Any]) -> Training:
+    """The training of a config, whose networks can be built.
+
+    Args:
+      config: complete, with `DEFAULTS`.
+
+    Raises:
+      ValueError: something in it is unknown, of a wrong type, or does not fit the rest.
+    """
+    check(config)
+    with refused():
+        training = Training(config, make_task(config), make_parallel(config))
+        training.parallel.abstract(training.create)
+    return training
 
 
 @dataclass
@@ -210,11 +225,16 @@ class _Run(Training):
         while done < config["steps"] and not stopping:
             trace.before(done)
             done += 1
-            batch = self.parallel.put(next(batches))
+            # The first step shows whether data and networks fit.
+            with refused() if done == first + 1 else nullcontext():
+                batch = self.parallel.put(next(batches))
             if done == first + 1:
                 pace.flops = self._model_flops(state, batch)
                 pace.restart(first)
-            with jax.transfer_guard("disallow"):
+            with (
+                refused() if done == first + 1 else nullcontext(),
+                jax.transfer_guard("disallow"),
+            ):
                 state, metrics = run(state, batch)
             watch.add(done, metrics)
             if done - first <= _UNTRACED:  # they are told one by one

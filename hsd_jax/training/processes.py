@@ -1,6 +1,7 @@
 """Several processes as one run: how they find each other, agree, stop together, and notice that
 one of them is gone."""
 
+import ctypes
 import importlib.util
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from glob import glob
 from typing import Any
 
@@ -27,6 +29,7 @@ _JAX_SILENCE = 60
 _LIST, _FAILED = "hsd/", "failed"
 _LOST = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED")
 _leaving = threading.Event()
+_heard: dict[str, tuple[str, float]] = {}  # by process: its last beat, and when that came
 _LONGEST = 2000  # bytes of what `first_says`
 
 
@@ -62,17 +65,65 @@ def join() -> None:
 def _initialize(*arguments: Any) -> None:
     # JAX's service keeps SIGTERM from Python, and Orbax' questions to it pass for those of `Stop`.
     jax.config.update("jax_enable_preemption_service", False)
+    _answer_the_loss_of_others()
     jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=_JAX_SILENCE)
     threading.Thread(target=_watch, daemon=True).start()
+
+
+def _answer_the_loss_of_others() -> None:
+    """One line, where C++ would abort this process with its stack: another process is lost.
+
+    JAX notices at once when the first is, which keeps the list. It takes a callback for that, but
+    cannot make a Python object of its argument (jaxlib 0.12: std::bad_cast); and Gloo throws when
+    what comes of several devices no longer fits together. Nobody catches these, so C++ asks its
+    handler of last resort, which may be ours.
+    """
+    # JAX's own `initialize` does not pass a callback on.
+    from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
+
+    make = _jax.get_distributed_runtime_client
+    if isinstance(make, partial):
+        return
+    _jax.get_distributed_runtime_client = partial(make, missed_heartbeat_callback=_first_is_lost)
+    with suppress(OSError, AttributeError):  # another C++ library
+        exchange = getattr(ctypes.CDLL("libstdc++.so.6"), _SET_TERMINATE)
+        exchange.argtypes, exchange.restype = [_HANDLER], _HANDLER
+        _before.append(exchange(_on_terminate))
+
+
+_HANDLER = ctypes.CFUNCTYPE(None)
+_SET_TERMINATE = "_ZSt13set_terminatePFvvE"  # std::set_terminate, as compilers name it
+_before: list[Any] = []
+
+
+@_HANDLER
+def _on_terminate() -> None:
+    _first_is_lost()
+    time.sleep(_SILENCE + 3 * _PULSE)  # `_watch` ends it, if another is gone
+    for handler in _before:
+        handler()
+
+
+def _first_is_lost(*_: Any) -> None:
+    """Ends this process with one line, unless the first does answer."""
+    from jax._src.distributed import global_state
+
+    address = str(global_state.coordinator_address)
+    host, port = address.rsplit(":", 1)
+    time.sleep(_PULSE)  # its last socket may be closed after its first
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), _PULSE):
+        return
+    names = [key.removeprefix(_LIST) for key in _heard if key.startswith(f"{_LIST}process 0 ")]
+    _tell_end(f"{names[0] if names else f'process 0 ({address})'} is gone: killed, or unreachable")
+    os._exit(1)
 
 
 def _watch() -> None:
     """Ends this process, with one line, when another has failed or fallen silent.
 
-    This one may be waiting for it in the middle of a step, where no exception comes. The first
-    process keeps the list; when that is killed, JAX notices at once and aborts the others.
+    This one may be waiting for it in the middle of a step, where no exception comes.
     """
-    client, heard = _client(), {}
+    client = _client()
     for beat in range(sys.maxsize):
         try:
             client.key_value_set(f"{_LIST}{_me()}", str(beat), allow_overwrite=True)
@@ -83,9 +134,9 @@ def _watch() -> None:
         for key, value in others:
             if _leaving.is_set():
                 return
-            if value != heard.get(key, ("", 0.0))[0]:
-                heard[key] = value, now
-            if value == _FAILED or now - heard[key][1] > _SILENCE:
+            if value != _heard.get(key, ("", 0.0))[0]:
+                _heard[key] = value, now
+            if value == _FAILED or now - _heard[key][1] > _SILENCE:
                 why = "failed" if value == _FAILED else "is gone: killed, or unreachable"
                 _end(f"{key.removeprefix(_LIST)} {why}")
         time.sleep(_PULSE)
@@ -129,8 +180,12 @@ def leave(status: int) -> None:
 
 
 def _end(message: str) -> None:
-    _print(f"hsd_jax.train: {message}; started again with the same --workdir, the run goes on")
+    _tell_end(message)
     leave(1)
+
+
+def _tell_end(message: str) -> None:
+    _print(f"hsd_jax.train: {message}; started again with the same --workdir, the run goes on")
 
 
 def _client() -> Any:
