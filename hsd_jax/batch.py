@@ -12,14 +12,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from glob import glob
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
 from hsd_jax.imaging import drawings, files
 from hsd_jax.imaging.credentials import Credentials
+from hsd_jax.parsing.faces import Face
+from hsd_jax.parsing.tracking import follow
 from hsd_jax.runtime.console import Progress, one_line
 from hsd_jax.runtime.files import write_text
 from hsd_jax.swapping.edits import Edit, Generated
@@ -114,6 +116,37 @@ def pair_photos(heads: str, bodies: str, zipped: bool = False, seed: int = 0) ->
     if twice := _repeated(job.output for job in jobs):
         raise ValueError(f"two pairs would write {twice}: rename a photo, or give a list as CSV")
     return jobs
+
+
+def track(jobs: Sequence[Job], base: Path, swapper: Any, number: int) -> list[Job]:
+    """Takes the bodies for frames of a video and follows one person, see `tracking.follow`.
+
+    All frames are looked at each time, so a run that goes on finds whom the first one found.
+
+    Args:
+      jobs: in the order of the frames.
+      base: the folder that the photos' paths are relative to.
+      swapper: a `hsd_jax.HeadSwapper`.
+      number: who of the first frame.
+
+    Returns:
+      The jobs with their `person`, which is 0 where nobody is found.
+
+    Raises:
+      ValueError: if the first frame cannot be read, or has no such person.
+    """
+    first, *later = dict.fromkeys(job.body for job in jobs)
+
+    def seen(body: str) -> tuple[int, Sequence[Face]]:
+        try:
+            return swapper.persons(base / body)
+        except (ValueError, OSError):
+            return 0, ()  # the swap will say why
+
+    with ThreadPoolExecutor(2) as pool:
+        frames = chain([swapper.persons(base / first)], pool.map(seen, later))
+        persons = dict(zip((first, *later), follow(frames, number), strict=True))
+    return [replace(job, person=persons[job.body]) for job in jobs]
 
 
 def _photos(source: str) -> list[Path]:
@@ -274,6 +307,8 @@ class Batch:
     def _paired(self, job: Job, swapper: Any) -> Any:
         body = files.read_photo(self._base / job.body)
         files.check_fits(body.pixels, Path(job.output))
+        if not job.person:
+            raise ValueError(f"{job.body}: nobody is where the person followed was last seen")
         return swapper.pair(
             self._base / job.head, body,
             person=job.person, head_person=job.head_person, skin_tone=self._settings.skin_tone,

@@ -209,6 +209,13 @@ def _add_batch(subparsers: Any) -> None:
         "--zip", action="store_true", help="pair the n-th of HEADS with the n-th of BODIES only"
     )
     batch.add_argument(
+        "--track",
+        type=_whole(1),
+        metavar="N",
+        help="BODIES are the frames of a video: follow person N of the first one by place, instead "
+        "of taking the largest face of each",
+    )
+    batch.add_argument(
         "--process",
         type=_slice,
         default=(1, 1),

@@ -7,6 +7,7 @@ before it starts. Functions raise ValueError with what was wrong and what to do.
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,11 @@ def batch(args: argparse.Namespace) -> int:
         weights.fingerprint(folder), args.solver, args.steps, args.preserve, args.skin_tone,
         args.light, args.align, [edit.region for edit in edits], args.generate, args.label,
     )  # fmt: skip
-    run = batches.Batch(jobs, args.output, base, settings, credentials, process_of)
+    of = partial(batches.Batch, folder=args.output, base=base, settings=settings,
+                 credentials=credentials, process=process_of)  # fmt: skip
+    run = of(jobs)
     with Progress(unit="pair") as progress:
-        if run.todo:
+        if run.todo or args.track:
             progress.stage("loading the weights ...")
             import jax
 
@@ -73,6 +76,9 @@ def batch(args: argparse.Namespace) -> int:
             # By the whole list, so that every process and every resumed run computes alike.
             size = min(args.batch, len(jobs))
             swapper = HeadSwapper(folder, size, jax.local_devices())
+            if args.track:
+                progress.stage("following the person ...")
+                run = of(batches.track(jobs, base, swapper, args.track))
             run.run(swapper, Sampling(args.solver, args.steps), size, progress)
         seconds = progress.seconds
     failed = len(run.errors)
@@ -117,6 +123,8 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Any], Path]:
         return batch.pair_photos(heads, bodies, args.zip, args.seed), Path()
     if args.zip or len(args.photos) > 2:
         raise ValueError("give a list PAIRS.csv alone, or HEADS and BODIES (patterns in quotes)")
+    if args.track:
+        raise ValueError("--track goes with HEADS and BODIES: a list has the column person")
     path = Path(args.photos[0])
     return batch.read_jobs(path, args.seed), path.parent
 

@@ -214,6 +214,14 @@ class HeadSwapper:
         upright = np.ascontiguousarray(np.rot90(pixels, self._parser.find(pixels)[0]))
         return upright, *self._parser.parse(upright)
 
+    def persons(self, photo: Any) -> tuple[int, list[Face]]:
+        """The quarter turns that set a photo upright, and then its persons' faces in order.
+
+        Raises:
+          ValueError: if it cannot be read.
+        """
+        return self._parser.persons(read_photo(photo, "the photo").pixels)
+
     def pair(
         self,
         head: Any,

@@ -300,3 +300,48 @@ def test_processes_share_a_run_and_change_no_byte(tmp_path, folder, capsys):
         one, two = (tmp_path / out / name for out in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
     assert run("two", "--align", "none")["swapped"] == 3  # other options are another result
+
+
+def frames_of_two(folder: Path, photo: Path) -> None:
+    """Four frames: on the left somebody shrinks, on the right somebody grows and is once gone."""
+    folder.mkdir()
+    body = Image.open(photo).convert("RGB")
+    for number, (left, right) in enumerate(((512, 430), (430, 512), (430, 0), (400, 500))):
+        frame = Image.new("RGB", (1024, 512), "white")
+        for side, edge in ((left, 0), (right, 1024 - right)):
+            if side:
+                frame.paste(body.resize((side, side)), (edge, 512 - side))
+        frame.save(folder / f"{number}.png")
+
+
+def test_a_person_is_followed_through_frames_however_the_run_is_stopped(tmp_path, folder, capsys):
+    head, body = find_photos()
+    frames_of_two(tmp_path / "frames", body)
+    command = ["batch", str(head), str(tmp_path / "frames"), "--weights", str(folder), "--json"]
+    command += ["--batch", "2", "-o", str(tmp_path / "out")]
+    assert cli.main([*command, "--track", "3"]) == 2
+    assert "the first frame has no person 3 to follow: 2 found" in capsys.readouterr().err
+
+    assert cli.main([*command, "--track", "2"]) == 1
+    rows = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
+    assert {row["body"][-5:]: row["person"] for row in rows} == {
+        "0.png": 2, "1.png": 1, "3.png": 1
+    }  # fmt: skip
+    (lost,) = csv.DictReader((tmp_path / "out/errors.csv").read_text().splitlines())
+    assert lost["body"].endswith("2.png") and "nobody is where the person" in lost["reason"]
+    made = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+    for path in made:
+        before = Image.open(tmp_path / "frames" / f"{path.stem[-1]}.png")
+        changed = np.asarray(before) != np.asarray(Image.open(path).convert("RGB"))
+        assert changed[:, 512:].any() and not changed[:, :512].any()
+
+    # Stopped before the last, and started anew.
+    max(made).unlink()
+    capsys.readouterr()
+    assert cli.main([*command, "--track", "2"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["swapped"], told["skipped"], told["failed"]) == (1, 2, 1)
+    assert {path: path.read_bytes() for path in made} == made
+    pairs = listed(tmp_path / "pairs.csv", "a.png,b.png")
+    assert cli.main(["batch", str(pairs), "--track", "1", "-o", str(tmp_path / "out")]) == 2
+    assert "--track goes with HEADS and BODIES" in capsys.readouterr().err
