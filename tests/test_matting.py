@@ -7,11 +7,11 @@ import pytest
 
 from hsd_jax import weights
 from hsd_jax.imaging import framing, matting
-from hsd_jax.imaging.colour import to_lab
+from hsd_jax.imaging.colour import from_linear, to_lab, to_linear
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.photo_parser import Person
-from hsd_jax.swapping.mattes import head_matte, old_strands
+from hsd_jax.swapping.mattes import head_matte, old_beard, old_strands
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.skin import follow_face, in_tone
 
@@ -84,6 +84,19 @@ def test_strands_of_the_old_head_are_found_and_nothing_else(spec):
     loose = old_strands(standing((200, 150, 130), hair=True), spec)
     assert loose[70, 168:178].all() and not loose[:, 196:].any() and not loose[:50].any()
     assert not old_strands(standing((200, 150, 130)), spec)[:, 172:].any()
+
+
+def test_a_beard_on_the_neck_is_found_and_a_shadow_is_not(spec):
+    skin = np.array([200, 150, 130])
+    shaven = standing((200, 150, 130))
+    image = shaven.image.copy()
+    image[140:150, 105:150] = from_linear(0.3 * to_linear(skin))  # the jaw's shadow
+    shaded = replace(shaven, image=image)
+    assert not old_beard(shaven, spec).any() and not old_beard(shaded, spec).any()
+    image = image.copy()
+    image[140:152, 115:140] = (40, 34, 32)
+    found = old_beard(replace(shaven, image=image), spec)
+    assert found[142:150, 117:138].all() and not found[158:].any() and not found[:140].any()
 
 
 def test_the_matte_of_a_head_decides_beside_backgrounds_alone(spec):

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from hsd_jax.imaging import framing
+from hsd_jax.imaging.colour import to_lab
 from hsd_jax.imaging.matting import closed_form, colours_apart
 from hsd_jax.labels import LabelSet
 from hsd_jax.parsing.photo_parser import Person
@@ -25,6 +26,10 @@ _EVEN_TO_BUSY, _PATTERN = (3.0, 12.0), 3.0  # standard deviations of grey, over 
 _BRIM = 1.5  # pixels at 256 by which the parser's outline of a hat may be wrong
 _HAZE = 0.08  # false alpha on patterned backgrounds
 _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
+# A beard below a jaw: how far it may reach and how near the face it begins, in pixels at 256; its
+# share of the skin's chroma, its L* below the skin's, by docs/finish.md.
+_BEARD, _JAW, _PALE, _DARK = 20, 4, 0.72, 8.0
+_MIN_FACE = 100  # pixels at 256
 
 
 class Matte(NamedTuple):
@@ -61,6 +66,11 @@ def head_matte(head: Person, spec: SwapSpec) -> Matte:
     return Matte(alpha, soft, *colours_apart(image, np.where(soft > 0.5, alpha, np.float32(1))))
 
 
+def old_hair(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
+    """Where hair of the old head covers what would be kept: `old_strands` and `old_beard`."""
+    return old_strands(body, spec) | old_beard(body, spec)
+
+
 def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     """Where hair of the old head covers the background, beyond what the parser found.
 
@@ -72,6 +82,35 @@ def old_strands(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     alpha, zone, far = _matte(body.image, body.layout, spec.labels, size, spec.finish.old_hair)
     found = (alpha > _least_alpha(body.image, far)) & zone & (far > 0)
     return np.asarray(ndimage.binary_dilation(found, iterations=max(1, round(_NEAR * size / 256))))
+
+
+def old_beard(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
+    """Where a beard of the old head lies on what the parser takes for its neck.
+
+    Shade multiplies linear colours, and so a*, b* and L* + 16 alike: a shadow on skin keeps their
+    ratio, dark hair does not have it.
+
+    Args:
+      body: the person whose head is replaced.
+      spec: of the weights.
+    """
+    unit, labels = len(body.image) / 256, spec.labels
+    face, neck = body.layout == labels.face, np.isin(body.layout, labels.neck)
+    inner = np.asarray(ndimage.binary_erosion(face, iterations=max(1, round(_JAW * unit))), bool)
+    if inner.sum() < _MIN_FACE * unit**2 or not neck.any():
+        return np.zeros(neck.shape, bool)
+    weight = (face | neck)[..., None].astype(np.float32)
+    both = np.concatenate([body.image * weight, weight], -1)
+    near = ndimage.gaussian_filter(both, (unit, unit, 0))
+    lab = to_lab(near[..., :3] / np.maximum(near[..., 3:], 1e-6))
+    chroma = lab[..., 1:] / (lab[..., :1] + 16)
+    skin = np.median(chroma[inner], axis=0)
+    pale = chroma @ skin < _PALE * (skin @ skin)
+    lightness = min(np.median(lab[region, 0]) for region in (inner, neck))
+    reach = np.asarray(ndimage.distance_transform_edt(~face))
+    hair = neck & pale & (lab[..., 0] < lightness - _DARK) & (reach < _BEARD * unit)
+    beard = ndimage.binary_propagation(hair & (reach < _JAW * unit), mask=hair)
+    return np.asarray(ndimage.binary_dilation(beard, iterations=max(1, round(_NEAR * unit)))) & neck
 
 
 def _along_hat(layout: np.ndarray, labels: LabelSet) -> np.ndarray:

@@ -24,7 +24,7 @@ from hsd_jax.models.forms import natively
 from hsd_jax.models.unet import MANY
 from hsd_jax.runtime.programs import Program
 from hsd_jax.runtime.threads import begin
-from hsd_jax.swapping.mattes import old_strands
+from hsd_jax.swapping.mattes import old_hair
 from hsd_jax.swapping.mixing import Region
 from hsd_jax.swapping.networks import SwapNetworks
 from hsd_jax.swapping.pair import Pair
@@ -166,8 +166,8 @@ class Runner:
     def plan_pairs(self, pairs: Sequence[Pair]) -> Plan:
         """Plans pairs: `plan`, less the pixels that their photos do not really show.
 
-        Beyond its photo's edge a head is only repeated pixels, and strands of the old head cover
-        the background that would be kept. Then each pair's own edit applies.
+        Beyond its photo's edge a head is only repeated pixels, and hair of the old head covers
+        background and neck that would be kept. Then each pair's own edit applies.
 
         Raises:
           ValueError: if the pairs are edited in different regions.
@@ -178,7 +178,7 @@ class Runner:
         heads, bodies = [pair.head for pair in pairs], [pair.body for pair in pairs]
         layouts = (np.stack([x.layout for x in people]) for people in (heads, bodies))
         searched = bodies if self.spec.finish.old_hair and edit.drops_hair else []
-        strands = [begin(old_strands, body, self.spec) for body in searched]
+        strands = [begin(old_hair, body, self.spec) for body in searched]
         plan = self.plan(*layouts, region=edit.region)
         plan = plan._replace(head=plan.head & np.stack([head.inside for head in heads]))
         if strands:
