@@ -467,7 +467,8 @@ def test_parse_writes_layouts_of_the_photos_sizes(capsys, tmp_path):
         assert [layout.shape[1], layout.shape[0]] == row["size"] and layout.max() <= 8
         share = np.bincount(layout.ravel(), minlength=9) / layout.size
         np.testing.assert_allclose(list(row["share"].values()), share, atol=1e-6)
-        assert min(row["share"][name] for name in ("hair", "face", "clothes")) > 0.01
+        assert min(row["share"][name] for name in ("face", "clothes")) > 0.01
+        assert row["share"]["hair"] + row["share"]["hat"] > 0.01
         (face,) = row["faces"]
         assert layout[int(face["y"]), int(face["x"])] in HALFBODY9.head
         original, overlay = files.open_photo(path), files.open_photo(row["overlay"])

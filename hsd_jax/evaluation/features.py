@@ -96,7 +96,7 @@ def embedded(name_or_dir: str | Path = weights.DEFAULT, batch: int = BATCH) -> N
     """The embedded parser's encoder: `hsd`, or `hsd-XXXXXXXX` with other weights than the shipped.
 
     Features are the mean and standard deviation over the positions of each level's activations, so
-    that both content and texture count (1,152 numbers with the shipped weights). Images are padded
+    that both content and texture count (1,088 numbers with the shipped weights). Images are padded
     with their edge pixels to a size that the network takes.
 
     Raises:

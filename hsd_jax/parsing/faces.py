@@ -11,7 +11,7 @@ from hsd_jax.parsing.landmarks import TRUSTED, Landmarks
 
 REFUSED, SURE = 0.2, 0.6  # confidences: less than the first is refused, than the second doubted
 # The regression's weights and bias, and the least certainty that counts: small faces have less.
-_SEEN, _CERTAIN, _BIAS, _LEAST = 0.985, 34.25, -31.36, 0.68
+_SEEN, _CERTAIN, _BIAS, _LEAST = 1.169, 28.902, -29.033, 0.68
 # Medians of training images: the square root of the face's area and the row of its centroid, as
 # shares of the crop's side (1,985 half-body street photos, 615 portraits).
 _HALF_BODY = (0.209, 0.342)

@@ -28,7 +28,7 @@ from hsd_jax.weights import Loaded, has_part, load_part
 _ZOOMS = (1, 2)  # of the whole photo; the second if the first finds no sure face
 _MIN_FACE = 12  # pixels of the photo; on smaller faces a swap is not visible
 _SETTLED = 0.98  # confidence; with less the photo is also tried sideways and upside down
-_SURER = 7  # factor by which the odds of a face must rise for the photo to be turned
+_SURER = 50  # factor by which the odds of a face must rise for the photo to be turned
 _MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank images 0.67 at most
 
 
