@@ -190,7 +190,10 @@ def test_edits_that_make_no_sense_are_refused(tiny, pair, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match=r"the colour \(7, 7, 7\) belongs to no class"):
         drawings.open_layout(tmp_path / "grey.png", L.palette)
-    for name, message in (("text.png", "not an image"), ("none.png", "no such file")):
+    Image.new("L", (70, 70)).save(tmp_path / "black.png")
+    for name, message in (
+        ("text.png", "not an image"), ("none.png", "no such file"), ("black.png", "paint white")
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             drawings.open_mask(tmp_path / name)
 

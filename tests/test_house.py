@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # Top down. A file imports from floors below its own and from its own room; rooms that share a
 # floor do not know each other. `hsd_jax.train` is a command, not of the room `training`.
 FLOORS = (
+    ("__main__",),
     ("cli",),
     ("commands", "train"),
     ("web",),

@@ -94,6 +94,7 @@ def check(argument: str, file: str, part: str, folder: Path) -> None:
     )
     if line != "accepted":
         assert "\n" not in line and "Traceback" not in line
+        key = " ".join(key.split())  # as in the line
         names = {key, repr(key)[1:-1], key.rpartition(".")[2]}
         assert any(name in line for name in names)
 

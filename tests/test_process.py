@@ -4,8 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from hsd_jax.imaging.demo import find_photos
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX streams and signals")
 
@@ -93,6 +97,68 @@ def test_a_signal_ends_it_in_one_line_and_leaves_no_half_file(tmp_path, number):
     assert running.returncode == 128 + number
     assert err == "hsd info: stopped, nothing is left half-written\n"
     assert not list(tmp_path.iterdir())
+
+
+# Where an exception gets lost: what a module raises as it is imported may be caught there or crash
+# compiled code, and what a collection's callback raises, Python drops.
+_LOSES = {
+    "an import": "import sys; sys.path.insert(0, {folder!r}); import slow",
+    "a collection": "import gc, slow_gc as s; gc.callbacks.append(s.slow); gc.collect()",
+    "an import of the command": "",
+}
+_SLOW = "import time\nprint('here', flush=True)\ntry: time.sleep(1)\nexcept BaseException: pass\n"
+_SLOW_GC = "import time\ndef slow(*_):\n    print('here', flush=True); time.sleep(1)\n"
+_ENTRY = """
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "hsd_jax.cli":
+            import slow
+sys.meta_path.insert(0, Finder())
+from hsd_jax.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("kind", _LOSES)
+def test_a_signal_is_not_lost(tmp_path, kind):
+    (tmp_path / "slow.py").write_text(_SLOW)
+    (tmp_path / "slow_gc.py").write_text(_SLOW_GC)
+    body = "import signal, time; " + _LOSES[kind].format(folder=str(tmp_path)) + "; time.sleep(60)"
+    script = _HSD.format(body=body) if _LOSES[kind] else _ENTRY
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "info"], stdout=-1, stderr=-1, text=True,
+        env={**os.environ, "HSD_ALLOCATOR": "kept", "PYTHONPATH": path},
+    ) as running:  # fmt: skip
+        assert running.stdout is not None and running.stdout.readline() == "here\n"
+        running.send_signal(signal.SIGTERM)  # SIGINT is ignored where the tests run in background
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert err in [
+        f"{name}: stopped, nothing is left half-written\n" for name in ("hsd info", "hsd")
+    ]
+
+
+@pytest.mark.slow  # most of the moments are in a compilation
+def test_ctrl_c_at_any_moment_is_one_line_and_no_file(tmp_path):
+    photo, ended = find_photos()[0], []
+    starts_ours = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{starts_ours}; import sys; from hsd_jax.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "parse", str(photo), "-o", str(tmp_path / "out.png")]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "HSD_", "XLA_"))}
+    for number, after in enumerate((0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 7, 9)):
+        cache = {"HSD_CACHE_DIR": str(tmp_path / f"cache{number}"), "JAX_PLATFORMS": "cpu"}
+        with subprocess.Popen(command, stderr=-1, text=True, env={**inherited, **cache}) as running:
+            time.sleep(after)
+            running.send_signal(signal.SIGINT)
+            _, err = running.communicate(timeout=60)
+        if running.returncode == 0:  # a fast machine was done
+            break
+        ended.append(running.returncode)
+        assert err.count("\n") == 1 and "stopped, nothing is left half-written" in err
+        assert not [path for path in tmp_path.iterdir() if path.is_file()]
+    assert set(ended) == {130}
 
 
 _DEVICES = "import jax; jax.devices(); jax.numpy.zeros(3)"

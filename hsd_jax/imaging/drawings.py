@@ -43,12 +43,16 @@ def open_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     """Reads a mask: true where an image is opaque, or, without alpha, lighter than mid-grey.
 
     Raises:
-      ValueError: if the image cannot be read.
+      ValueError: if the image cannot be read, or nothing in it is true.
     """
     with opened(os.fsdecode(path)) as (image, _):
         if "A" in image.mode or "transparency" in image.info:
-            return np.array(image.convert("RGBA"))[..., 3] > 127
-        return np.array(image.convert("L")) > 127
+            mask = np.array(image.convert("RGBA"))[..., 3] > 127
+        else:
+            mask = np.array(image.convert("L")) > 127
+    if not mask.any():
+        raise ValueError(f"{path} is black or transparent all over: paint white what may change")
+    return mask
 
 
 def open_strokes(

@@ -11,6 +11,7 @@ from hsd_jax.runtime.threads import spread
 
 _TILE = 512  # pixels a side
 _SUPPORT = 4  # pixels of an image around one that Lanczos reads, and one more
+_STRIP = 4  # a square of which the photo fills less than one in so many sides is a panorama's
 _GAP = 3.0  # two steps then differ from one by a fifth of a level on average
 
 Tile = tuple[slice, slice]
@@ -78,6 +79,11 @@ def take(photo: np.ndarray, crop: Crop, size: int | None = None) -> np.ndarray:
     rows, above, below = _overlap(crop.top, crop.side, photo.shape[0])
     columns, before, after = _overlap(crop.left, crop.side, photo.shape[1])
     square = photo[rows, columns]
+    blocks = int(crop.side / (_GAP * size)) if size and photo.dtype == np.uint8 else 1
+    if blocks > 1 and crop.side > _STRIP * min(square.shape[:2]):
+        # Nearly all of the square would be repeated pixels, and gigabytes.
+        square = np.asarray(_image(square).reduce(blocks))
+        above, below, before, after = (round(x / blocks) for x in (above, below, before, after))
     if above or below or before or after:
         beyond = [(above, below), (before, after), (0, 0)]
         square = np.pad(square, beyond[: photo.ndim], "edge")
@@ -171,6 +177,13 @@ def resize_map(values: np.ndarray, size: int) -> np.ndarray:
     """Resizes a float map `[h, w]` to `[size, size]`, bilinear."""
     image = Image.fromarray(values.astype(np.float32))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def seen_of(photo: np.ndarray, crop: Crop) -> Tile:
+    """The rows and columns of an upright crop that lie in the photo."""
+    height, width = photo.shape[:2]
+    rows = slice(max(0, -crop.top), max(0, min(crop.side, height - crop.top)))
+    return rows, slice(max(0, -crop.left), max(0, min(crop.side, width - crop.left)))
 
 
 def inside(photo: np.ndarray, crop: Crop, size: int) -> np.ndarray:

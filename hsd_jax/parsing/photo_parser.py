@@ -28,6 +28,7 @@ from hsd_jax.weights import Loaded, has_part, load_part
 _ZOOMS = (1, 2)  # of the whole photo; the second if the first finds no sure face
 _MIN_FACE = 12  # pixels of the photo; on smaller faces a swap is not visible
 _SETTLED = 0.98  # confidence; with less the photo is also tried sideways and upside down
+_PANORAMA = 8  # times as long as wide: taken as it lies, so that it is refused at once
 _SURER = 50  # factor by which the odds of a face must rise for the photo to be turned
 _MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank images 0.67 at most
 
@@ -146,7 +147,7 @@ class PhotoParser:
           of the turned photo.
         """
         faces = self._survey(image)[0]
-        if self._landmarks is None or surest(faces) >= _SETTLED:
+        if self._landmarks is None or surest(faces) >= _SETTLED or _is_panorama(image):
             return 0, faces
         turned = {turns: self._survey(np.rot90(image, turns))[0] for turns in (1, 2, 3)}
         best = max(turned, key=lambda turns: surest(turned[turns]))
@@ -316,6 +317,10 @@ class PhotoParser:
         return np.where((heads > 0) & (heads != mine), labels.background, layout)
 
 
+def _is_panorama(image: np.ndarray) -> bool:
+    return max(image.shape[:2]) > _PANORAMA * min(image.shape[:2])
+
+
 def _odds(faces: Sequence[Face]) -> float:
     """The odds that at least the surest of them is a face."""
     return surest(faces) / (1 - surest(faces) + 1e-6)
@@ -362,10 +367,14 @@ def _to_photo(
     image: np.ndarray, layout: np.ndarray, probabilities: np.ndarray, crop: Crop
 ) -> np.ndarray:
     """Pastes the crop's most probable classes into `layout`, at the photo's size."""
-    best = np.full((crop.side, crop.side), -1.0, np.float32)
-    winner = np.zeros((crop.side, crop.side), np.uint8)
+    tile = framing.seen_of(image, crop)
+    best = np.full([x.stop - x.start for x in tile], -1.0, np.float32)
+    winner = np.zeros(best.shape, np.uint8)
     for index in range(probabilities.shape[-1]):
-        enlarged = framing.resize_map(probabilities[..., index], crop.side)
+        probability = np.ascontiguousarray(probabilities[..., index])
+        enlarged = framing.Scaled(probability, crop.side, smooth=True).at(tile)
         better = enlarged > best
         best[better], winner[better] = enlarged[better], index
-    return framing.paste(layout, winner, crop)
+    result = layout.copy()
+    framing.put(result, winner, crop, tile)
+    return result

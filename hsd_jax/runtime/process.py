@@ -11,9 +11,11 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import zlib
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 from hsd_jax.runtime import cache
 from hsd_jax.runtime.console import one_line, settle_stdout
@@ -38,6 +40,8 @@ _FOR_DEVELOPERS = {
     "JAX_TRANSFER_GUARD_DEVICE_TO_HOST",
     "JAX_TRANSFER_GUARD_HOST_TO_DEVICE",
 }
+_STOPS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP")
+          if name in signal.Signals.__members__]  # fmt: skip
 _IMPORTED = time.perf_counter()
 _PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES")
 
@@ -64,23 +68,40 @@ def take_streams() -> None:
     atexit.register(settle_stdout)
 
 
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt(number)
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends what the main thread does, by an exception, as soon as that cannot get lost."""
+    if _imports(frame):
+        _once_more(number)
+    else:
+        raise KeyboardInterrupt(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is just being imported; compiled ones may crash of an exception."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _once_more(number: int) -> None:
+    again = threading.Timer(0.02, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def prepare() -> None:
     """Sets JAX's cache and log level, then restarts the process with the allocator's settings.
 
     The restarted process finds `HSD_ALLOCATOR` in its environment and continues. Setting it
-    beforehand keeps glibc's own settings. SIGTERM and SIGHUP (the terminal is closed) end the
-    process as Ctrl-C does, so that unfinished files are removed.
+    beforehand keeps glibc's own settings. Ctrl-C, SIGTERM and SIGHUP (the terminal is closed) end
+    the process by an exception, so that unfinished files are removed.
 
     Raises:
       ValueError: if XLA would abort the process because of XLA_FLAGS.
     """
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
-            signal.signal(number, _stop)
+    _take_signals()
     gc.set_threshold(100_000, 50, 50)  # imports alone would trigger 100 collections
     folder = None if _CACHE in os.environ else _cache_folder()
     if folder:
@@ -95,11 +116,31 @@ def prepare() -> None:
         logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     if platform.libc_ver()[0] == "glibc" and sys.executable and "HSD_ALLOCATOR" not in os.environ:
         environment = {**_ALLOCATOR, **os.environ, "HSD_ALLOCATOR": "tuned"}
+        # One that comes while Python starts anew waits until there is somebody to answer it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
-        except OSError:
-            pass  # the process runs on, only slower
+        except OSError:  # the process runs on, only slower
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     _check_flags()
+
+
+def _take_signals() -> None:
+    for number in _STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(lost: Any) -> None:
+    """A stop that came in a destructor or in the garbage collection's callback comes once more."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        number = lost.exc_value.args[0] if lost.exc_value.args else signal.SIGINT
+        _once_more(number)
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _check_flags() -> None:

@@ -1,10 +1,12 @@
 """Loads the page with many clients of four kinds; prints who was answered, and the memory.
 
-    python tests/fuzz/load.py --clients 50 --rounds 3    # or: make load
+    python tests/fuzz/load.py --clients 50 --seconds 480    # or: make load
 
-Of five clients two swap, one sends no image, one uploads slowly and swaps, one goes away before its
-swap is done. The status is 1 unless each swap that was waited for is answered, each bad file is
-refused in words, the server lives, and nothing of an upload is left when it ends.
+Rounds of all clients at once, until the time is over. Of ten clients two swap, three send no image,
+one uploads slowly and swaps, four go away while their swap waits or is done. So three of ten
+requests are good, with photos of 400 pixels, and what these cost does not hide what the page does.
+The status is 1 unless each swap that was waited for is answered, each bad file is refused in words,
+the server lives, and nothing of an upload is left when it ends.
 """
 
 import argparse
@@ -18,15 +20,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import httpx
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from hsd_jax.imaging.demo import find_photos  # noqa: E402
 from hsd_jax.runtime.console import table  # noqa: E402
 
-KINDS = ("good", "bad", "slow", "cancelled", "good")
+KINDS = ("good", "bad", "cancelled", "bad", "slow", "cancelled", "good", "cancelled", "bad",
+         "cancelled")  # fmt: skip
+SIDE = 400  # pixels of the photos
 _TIMEOUT = httpx.Timeout(1200.0)
 
 
@@ -34,7 +42,7 @@ def main() -> int:
     """Runs the page and its clients."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=480, help="after which no round begins")
     parser.add_argument("--weights", default="embedded")
     arguments = parser.parse_args()
     with socket.socket() as some:
@@ -67,8 +75,11 @@ def _rounds(url: str, pid: int, arguments: argparse.Namespace) -> bool:
     first = _client(url, "good", 0)
     print(f"the first swap: {first}; memory {_memory(pid)} MB", flush=True)
     rows, good = [], first == "answered"
-    for number in range(1, arguments.rounds + 1):
+    begun = time.monotonic()
+    for number in count(1):
         start, before = time.monotonic(), _memory(pid)
+        if start - begun > arguments.seconds:
+            break
         kinds = [KINDS[i % len(KINDS)] for i in range(arguments.clients)]
         with ThreadPoolExecutor(arguments.clients) as pool:
             seeds = range(number * 1000, number * 1000 + arguments.clients)
@@ -80,8 +91,8 @@ def _rounds(url: str, pid: int, arguments: argparse.Namespace) -> bool:
         rows.append([number, by_end["answered"], by_end["refused"], by_end["left"], len(failed),
                      before, _memory(pid), round(time.monotonic() - start)])  # fmt: skip
         good &= not failed
-        for end, count in Counter(failed).items():
-            print(f"failed: {count} of the {end[0]}: {end[1]}", flush=True)
+        for end, times in Counter(failed).items():
+            print(f"failed: {times} of the {end[0]}: {end[1]}", flush=True)
     names = ("round", "answered", "refused", "left", "failed", "MB before", "MB after", "seconds")
     print(table(names, rows, "github"))
     return good
@@ -91,11 +102,11 @@ def _client(url: str, kind: str, seed: int) -> str:
     """Uploads two files and asks for a swap; what came of it."""
     try:
         with httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=False) as client:
-            head, body = (path.read_bytes() for path in find_photos())
+            head, body = _photos()
             sent = [_upload(client, data, kind == "slow")
                     for data in (b"no image" if kind == "bad" else head, body)]  # fmt: skip
             files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in sent]
-            asked = {"data": [*files, seed, 10, 1, "auto", 1, 1]}
+            asked = {"data": [*files, seed, 2, 1, "auto", 1, 1, "head", "shift"]}
             event = client.post("gradio_api/call/swap", json=asked).json()["event_id"]
             with client.stream("GET", f"gradio_api/call/swap/{event}") as answer:
                 if kind == "cancelled":
@@ -107,6 +118,18 @@ def _client(url: str, kind: str, seed: int) -> str:
     if "event: error" in text:
         return "refused" if "the head photo" in text else text[-120:]
     return "answered" if f"swap-{seed}.png" in text else text[-120:]
+
+
+@cache
+def _photos() -> list[bytes]:
+    """The demo's, small."""
+    small = []
+    for path in find_photos():
+        photo, file = Image.open(path).convert("RGB"), BytesIO()
+        photo.thumbnail((SIDE, SIDE))
+        photo.save(file, "JPEG", quality=90)
+        small.append(file.getvalue())
+    return small
 
 
 def _upload(client: httpx.Client, data: bytes, slowly: bool) -> str:
