@@ -8,6 +8,7 @@ an index, one after another.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ _NAME = "hsd_jax.train"
 
 def _parse(argv: list[str], known: flags.FlagValues = flags.FLAGS) -> list[str]:
     try:
-        return known(argv)
+        rest = known(argv)
+        _ = hasattr(known["config"].value, "to_dict")  # raises where there is no such file
+        return rest
     except Exception as error:  # of the config's file too, which is code
         sys.exit(fail(_NAME, f"error: {_naming(_meaning(error))}"))
 
@@ -51,6 +54,12 @@ def _meaning(error: Exception) -> str:
         key, _, hint = str(inner.args[0]).partition("\n")
         return f"{hint} " * bool(hint) + f"The config has no key {key}"
     text = str(error)
+    missing = re.search(r"No such file or directory: '(.+?)'", text)
+    if missing and any(missing[1] in argument for argument in sys.argv):
+        return (
+            f"--config: there is no {missing[1]}: run this in a checkout of the repository, for an "
+            "installed package has no configs, or name a file of your own"
+        )
     if "Traceback" not in text:
         return text if isinstance(error, flags.Error) else f"--config: {one_line(error)}"
     return text[: text.index(":")] + ": " + text.strip().splitlines()[-1]

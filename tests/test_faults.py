@@ -372,6 +372,18 @@ def test_a_mistyped_argument_is_one_line(
     assert told in said and said.count("\n") == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+def test_outside_a_checkout_one_line_says_where_configs_are(monkeypatch, capsys, tmp_path):
+    argv = ["train", "--config=configs/embedded.py:parser"]
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command._parse(argv)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert "there is no configs/embedded.py: run this in a checkout" in said
+
+
 def test_a_disk_that_fails_is_no_damage(stopped: Path, monkeypatch: pytest.MonkeyPatch):
     """A checkpoint that cannot be read for a moment is not set aside."""
 

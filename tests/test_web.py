@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,9 @@ def refused(client: Client, *photos: object, **options: object) -> str:
 
 def test_a_swap_is_the_file_that_hsd_swap_writes(client, folder, tmp_path):
     head, body = find_photos()
-    (file,), report = asked(client, head, body, seed=3)
+    (file,), report = asked(client, head, body, seed=3, light="keep")
     out = tmp_path / "out.png"
-    told = ["swap", head, body, "-o", out, "--seed", 3, "--weights", folder]
+    told = ["swap", head, body, "-o", out, "--seed", 3, "--weights", folder, "--light", "keep"]
     assert cli.main([str(word) for word in told]) == 0
     assert Path(file).read_bytes() == out.read_bytes()
     assert report["seed"] == 3 and report["faces"] == {"head": 1, "body": 1}
@@ -148,6 +148,7 @@ def test_options_have_limits(client):
     assert "'green': use one of auto" in refused(client, head, body, skin_tone="green")
     assert "'foot': use one of head" in refused(client, head, body, region="foot")
     assert "'up': use one of shift" in refused(client, head, body, align="up")
+    assert "'dim': use one of match" in refused(client, head, body, light="dim")
 
 
 # Under attack
@@ -173,10 +174,38 @@ def test_uploads_have_a_limit_and_stay_in_their_folder(visitor):
     assert Path(path).read_bytes() == b"text"
 
 
+def test_an_upload_that_is_broken_off_leaves_nothing(visitor, url):
+    """Its connection is closed in the middle; the end of `url` looks for a traceback."""
+    uploads = Path(sent(visitor, b"text").json()[0]).parents[1]
+    before, address = sorted(uploads.iterdir()), ("127.0.0.1", int(url.split(":")[2].strip("/")))
+    cookies = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items())
+    with socket.create_connection(address) as connection:
+        connection.sendall((
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: {address[0]}\r\nCookie: {cookies}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 9000\r\n\r\n"
+            '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nabc'
+        ).encode())  # fmt: skip
+        seen = waited_for(lambda: sorted(uploads.iterdir()) != before)
+    assert seen and waited_for(lambda: sorted(uploads.iterdir()) == before)
+
+
+def waited_for(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within ten seconds."""
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_nothing_goes_past_the_queue_nor_to_what_no_page_needs(visitor):
+    for path in ("run/swap", "api/swap", "process_recording", "vibe-code", "component_server"):
+        assert visitor.post(f"gradio_api/{path}", json={"data": []}).status_code == 404
+
+
 def answered(visitor: httpx.Client, head: str, body: str) -> str:
     """What a request with these paths in it comes to; a client's library would upload them."""
     files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in (head, body)]
-    data = [*files, 0, 2, 1, "auto", 1, 1, "head", "shift"]
+    data = [*files, 0, 2, 1, "auto", 1, 1, "head", "shift", "match"]
     call = visitor.post("gradio_api/call/swap", json={"data": data})
     return visitor.get(f"gradio_api/call/swap/{call.json()['event_id']}").text
 
@@ -311,6 +340,24 @@ def load(url: str, head: Path, body: Path, extra: dict[str, Path]) -> None:
     cancelled = client.submit(*files, api_name="/swap")
     cancelled.cancel()
     assert asked(client, head, body) and time.monotonic() - waited < 600
+
+
+@pytest.mark.slow
+def test_who_asks_once_is_not_behind_who_asks_often(client, url):
+    head, body = (handle_file(str(photo)) for photo in find_photos())
+    other, ends = Client(url, auth=ACCOUNT, verbose=False), []
+
+    def ask(who: Client, name: str) -> Any:
+        job = who.submit(head, body, api_name="/swap")
+        job.add_done_callback(lambda _: ends.append(name))
+        return job
+
+    jobs = [ask(client, "often") for _ in range(5)]
+    jobs[0].result(timeout=300)
+    jobs.append(ask(other, "once"))
+    for job in jobs:
+        job.result(timeout=300)
+    assert "once" in ends[:-1]  # the last, were they served as they came
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from hsd_jax.imaging.sheets import numbered_faces
 from hsd_jax.labels import LabelSet, colorize
 from hsd_jax.swap import HeadSwapper, SwapResult
 from hsd_jax.swapping.edits import Edit, at_photo
+from hsd_jax.swapping.light import Light
 from hsd_jax.swapping.mixing import Region
 from hsd_jax.swapping.pair import Align, Pair
 from hsd_jax.swapping.skin import SkinTone
@@ -54,6 +55,7 @@ class Wish:
     head_person: int = 1
     region: Region = "head"
     align: Align = "shift"
+    light: Light = "match"
 
 
 class Swapped(NamedTuple):
@@ -148,7 +150,7 @@ class Desk:
         return self._swapper.pair(head, body, **self._asked(wish), edit=Edit(wish.region))
 
     def _asked(self, wish: Wish) -> dict[str, Any]:
-        names = "skin_tone", "person", "head_person", "align"
+        names = "skin_tone", "person", "head_person", "align", "light"
         return {name: getattr(wish, name) for name in names}
 
     def _drawn(

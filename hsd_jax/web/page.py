@@ -10,17 +10,19 @@ from typing import Any, get_args
 
 import gradio as gr
 import numpy as np
+from gradio.queueing import EventQueue
 from gradio.themes import Soft
 
 from hsd_jax.runtime.console import one_line
+from hsd_jax.swapping.light import Light
 from hsd_jax.swapping.mixing import REGIONS
 from hsd_jax.swapping.pair import Align
 from hsd_jax.swapping.skin import SkinTone
 from hsd_jax.web.desk import BODY, DRAWN, HEAD, Desk, Swapped, Wish, nearest
+from hsd_jax.web.limits import MAX_WAITING, FairQueue
 
-# What touches the networks waits its turn; this many may wait, the next are told to come again.
 _TURN: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
-MAX_WAITING = 64
+"""What touches the networks waits its turn."""
 MAX_SAMPLES = 4
 _MAX_STEPS = 50
 _KEPT_SECONDS = 3600
@@ -36,8 +38,11 @@ _PRIVACY = """Photos stay on the computer that serves this page, which deletes t
 hours."""
 CSS = """
 .gradio-container {max-width: min(1280px, 100vw) !important; margin: 0 auto !important}
+.gradio-container {overflow: clip !important}
 .gradio-container .main {max-width: 100% !important}
 #seen-head, #seen-body {cursor: pointer}
+#swap {position: sticky; bottom: .5em; z-index: 10}
+#stages .grid-container {grid-template-columns: repeat(3, minmax(0, 1fr))}
 .classes {display: flex; flex-wrap: wrap; gap: .2em 1em}
 .classes i {display: inline-block; width: 1em; height: 1em; margin-right: .3em}
 """
@@ -109,11 +114,12 @@ def _told() -> Iterator[None]:
         raise gr.Error(message, title="Not done", print_exception=False) from None
 
 
-def build(desk: Desk, example: tuple[Path, Path] | None = None) -> gr.Blocks:
+def build(desk: Desk, queue: FairQueue, example: tuple[Path, Path] | None = None) -> gr.Blocks:
     """The page of one set of weights, with its API, not yet served.
 
     Args:
       desk: does the work.
+      queue: will hold what waits, empty now.
       example: two photos to try it with.
     """
     with gr.Blocks(
@@ -125,17 +131,22 @@ def build(desk: Desk, example: tuple[Path, Path] | None = None) -> gr.Blocks:
                 with gr.Row():
                     head, head_person = _photo("1. Head", "head", HEAD, desk)
                     body, person = _photo("2. Body", "body", BODY, desk)
-                wish = [*_options(desk), person, head_person, *_fit()]
-                drawing = _drawing(desk, [head, body, *wish])
-                button = gr.Button("Swap", variant="primary", size="lg")
                 if example:
                     _example(example, head, body)
+                *options, light = _options(desk)
+                wish = [*options, person, head_person, *_fit(), light]
+                drawing = _drawing(desk, [head, body, *wish])
+                button = gr.Button("Swap", variant="primary", size="lg", elem_id="swap")
             with gr.Column(scale=2, min_width=320):
                 result = _Result()
         with gr.Accordion("Responsible use", open=True):
             gr.Markdown(f"{_RESPONSIBLE} {_PRIVACY}")
         _bind(desk, [head, body, *wish], drawing, button, result)
-    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    # Closed to calls that would go past the queue.
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
+    networks = EventQueue(_TURN["concurrency_id"], _TURN["concurrency_limit"])
+    networks.queue = queue
+    page._queue.event_queue_per_concurrency_id[networks.concurrency_id] = networks
     return page
 
 
@@ -181,21 +192,28 @@ def _photo(label: str, name: str, role: str, desk: Desk) -> tuple[gr.Image, gr.R
 
 
 def _options(desk: Desk) -> list[Any]:
-    """Components of `Wish`, in its order, up to the persons."""
-    with gr.Accordion("Options", open=False), gr.Row():
-        seed = gr.Number(
-            0, label="Seed", info="another one paints anew", precision=0, minimum=0, min_width=120
-        )
-        samples = gr.Slider(1, MAX_SAMPLES, 1, step=1, label="Samples", min_width=120)
-        steps = gr.Slider(
-            2, max(_MAX_STEPS, desk.default_steps), desk.default_steps, step=1, label="Steps",
-            info="calls of the UNet", min_width=120,
-        )  # fmt: skip
-        tone = gr.Radio(
-            list(get_args(SkinTone)), value="auto", label="Skin tone",
-            info="whether the body's skin follows the new face", min_width=220,
-        )  # fmt: skip
-    return [seed, steps, samples, tone]
+    """Components of `Wish`, in its order, up to the persons; then the light's, its last."""
+    with gr.Accordion("Options", open=False):
+        with gr.Row():
+            seed = gr.Number(
+                0, label="Seed", info="another one paints anew", precision=0, minimum=0,
+                min_width=120,
+            )  # fmt: skip
+            samples = gr.Slider(1, MAX_SAMPLES, 1, step=1, label="Samples", min_width=160)
+            steps = gr.Slider(
+                2, max(_MAX_STEPS, desk.default_steps), desk.default_steps, step=1, label="Steps",
+                info="calls of the UNet", min_width=160,
+            )  # fmt: skip
+        with gr.Row():
+            tone = gr.Radio(
+                list(get_args(SkinTone)), value="auto", label="Skin tone",
+                info="whether the body's skin follows the new face", min_width=220,
+            )  # fmt: skip
+            light = gr.Radio(
+                list(get_args(Light)), value="match", label="Light",
+                info="whether the head takes the colour of the body's light", min_width=220,
+            )  # fmt: skip
+    return [seed, steps, samples, tone, light]
 
 
 def _fit() -> list[Any]:
@@ -263,10 +281,10 @@ class _Result:
         self.download = gr.DownloadButton(
             "Download at full size (PNG)", interactive=False, variant="secondary"
         )
-        with gr.Accordion("How it was made", open=False):
+        with gr.Accordion("How it was made: layouts, and the fusion step by step", open=False):
             self.stages = gr.Gallery(
-                label="Layouts, and the fusion step by step", columns=3, object_fit="contain",
-                interactive=False, buttons=["fullscreen"],
+                show_label=False, columns=3, object_fit="contain", interactive=False,
+                buttons=["fullscreen"], elem_id="stages",
             )  # fmt: skip
         self.swapped = gr.State()
 
@@ -297,9 +315,9 @@ def _bind(
 
     def swap(
         head: Any, body: Any, seed: Any, steps: Any, samples: Any, skin_tone: Any, person: Any,
-        head_person: Any, region: Any, align: Any,
+        head_person: Any, region: Any, align: Any, light: Any,
     ) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
-        wish = (seed, steps, samples, skin_tone, person, head_person, region, align)
+        wish = (seed, steps, samples, skin_tone, person, head_person, region, align, light)
         with _told():
             swapped = desk.swap(*_both(head, body), _wish(*wish))
         return [str(path) for path in swapped.images], swapped.report
@@ -325,8 +343,8 @@ def _bind(
 def _asked(desk: Desk) -> list[Any]:
     """Components of the API's options, which refuse nothing themselves: `_wish` does, in words."""
     numbers = [gr.Number(x, visible=False) for x in (0, desk.default_steps, 1, 1, 1)]
-    tone, region, align = (gr.Textbox(x, visible=False) for x in ("auto", "head", "shift"))
-    return [*numbers[:3], tone, *numbers[3:], region, align]
+    tone, *rest = (gr.Textbox(x, visible=False) for x in ("auto", "head", "shift", "match"))
+    return [*numbers[:3], tone, *numbers[3:], *rest]
 
 
 def _chosen(swapped: Swapped, index: int) -> list[Any]:
@@ -337,7 +355,7 @@ def _chosen(swapped: Swapped, index: int) -> list[Any]:
 
 def _wish(
     seed: Any, steps: Any, samples: Any, skin_tone: str, person: Any, other: Any, region: str,
-    align: str,
+    align: str, light: str,
 ) -> Wish:  # fmt: skip
     """What the options of the page, or of the API, ask for.
 
@@ -354,7 +372,7 @@ def _wish(
             raise ValueError(f"{name} is {value}: give a whole number from {low} to {high}")
     names = {
         "skin_tone": (skin_tone, get_args(SkinTone)), "region": (region, REGIONS),
-        "align": (align, get_args(Align)),
+        "align": (align, get_args(Align)), "light": (light, get_args(Light)),
     }  # fmt: skip
     for name, (value, known) in names.items():
         if value not in known:

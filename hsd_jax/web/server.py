@@ -1,6 +1,5 @@
 """Serves the page: where, to whom, and within which limits."""
 
-import ipaddress
 import os
 import shutil
 import signal
@@ -16,14 +15,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 
 from hsd_jax.imaging.demo import find_photos  # noqa: E402
 from hsd_jax.swap import HeadSwapper  # noqa: E402
 from hsd_jax.web import page  # noqa: E402
 from hsd_jax.web.desk import Desk  # noqa: E402
-
-MAX_UPLOAD = 50 * 2**20
-"""Bytes of one photo; its pixels are limited by `imaging.files.MAX_PIXELS`."""
+from hsd_jax.web.limits import MAX_UPLOAD, FairQueue, Limits, is_loopback  # noqa: E402
 
 _UPLOADS = "GRADIO_TEMP_DIR"
 
@@ -40,7 +38,7 @@ def serve(weights: str, host: str, port: int | None, auth: tuple[str, str] | Non
     Raises:
       ValueError: no such weights; the address or the port cannot be had.
     """
-    if not _is_loopback(host):
+    if not is_loopback(host):
         print(_warning(host, auth is not None), file=sys.stderr, flush=True)
     swapper = HeadSwapper.from_pretrained(weights)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: files go
@@ -68,9 +66,11 @@ def running(
         uploads = Path(folder, "uploads")
         before = os.environ.get(_UPLOADS)
         os.environ[_UPLOADS] = str(uploads)  # read at every request
-        blocks = page.build(Desk(swapper, uploads / "results"), _example(Path(folder)))
+        queue = FairQueue()
+        blocks = page.build(Desk(swapper, uploads / "results"), queue, _example(Path(folder)))
+        limits = Middleware(Limits, folder=uploads, queue=queue)
         try:
-            yield _launched(blocks, host, port, auth)
+            yield _launched(blocks, limits, host, port, auth)
         finally:
             blocks.close(verbose=False)
             del os.environ[_UPLOADS]
@@ -88,7 +88,11 @@ def _example(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _launched(
-    blocks: gr.Blocks, host: str, port: int | None, auth: tuple[str, str] | None
+    blocks: gr.Blocks,
+    limits: Middleware,
+    host: str,
+    port: int | None,
+    auth: tuple[str, str] | None,
 ) -> str:
     # Gradio asks itself whether it is there, and must not do so through a proxy.
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "localhost", host]))
@@ -98,18 +102,12 @@ def _launched(
             max_file_size=MAX_UPLOAD, share=False, inbrowser=False, ssr_mode=False, pwa=False,
             mcp_server=False, enable_monitoring=False, run_history=False, footer_links=["api"],
             state_session_capacity=1000, strict_cors=True, theme=page.theme(), css=page.CSS,
+            app_kwargs={"middleware": [limits]},
         )  # fmt: skip
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
         raise ValueError(f"no page on {where}: is it taken? Give another --port") from error
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _warning(host: str, has_auth: bool) -> str:

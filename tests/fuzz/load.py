@@ -106,7 +106,7 @@ def _client(url: str, kind: str, seed: int) -> str:
             sent = [_upload(client, data, kind == "slow")
                     for data in (b"no image" if kind == "bad" else head, body)]  # fmt: skip
             files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in sent]
-            asked = {"data": [*files, seed, 2, 1, "auto", 1, 1, "head", "shift"]}
+            asked = {"data": [*files, seed, 2, 1, "auto", 1, 1, "head", "shift", "match"]}
             event = client.post("gradio_api/call/swap", json=asked).json()["event_id"]
             with client.stream("GET", f"gradio_api/call/swap/{event}") as answer:
                 if kind == "cancelled":
