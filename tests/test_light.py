@@ -78,6 +78,16 @@ def test_a_grey_photo_makes_the_head_grey(spec):
     assert light.one_light(Pair(body, body, 0), spec).head is body
 
 
+def test_a_grey_head_takes_the_colours_of_the_body_photos_head(spec):
+    grey, body = person(np.full(3, 0.1)), person(SKIN)
+    lit = light.one_light(Pair(grey, body, 0), spec)
+    assert "takes the colours" in lit.notes[0]
+    got, own, before = (to_lab(x.image[32, 32]) for x in (lit.head, body, grey))
+    np.testing.assert_allclose(got, [before[0], *own[1:]], atol=1)
+    turned = replace(grey, crop=replace(grey.crop, turn=10.0))
+    assert light.one_light(Pair(turned, body, 0), spec).head is turned
+
+
 def test_without_a_face_nothing_is_changed(spec):
     none = replace(person(SKIN), layout=np.zeros((64, 64), np.int32))
     pair = Pair(person(SKIN), none, 0)

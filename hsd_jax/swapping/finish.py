@@ -192,7 +192,7 @@ def _grown(
 ) -> np.ndarray:  # fmt: skip
     """Hair or a hat that its photo cuts off, made of what that shows of it."""
     seen, hidden = hair & (layers.head_alpha == 1), hair & (beyond | (layers.head_alpha < 1))
-    hidden &= ndimage.binary_propagation(hair & beyond, mask=hidden)
+    hidden = np.asarray(ndimage.binary_propagation(hair & beyond, mask=hidden), bool)
     if not hidden.any() or seen.mean() <= _SEEN:
         return result
     share = _share(hidden, scale)

@@ -1,5 +1,7 @@
 """Shows the head in the light of the body's photo: its colour cast, or none if that is grey.
 
+A grey head on a body in colours takes the colours of the body's own head.
+
 Faces tell the light (Bianco and Schettini, "Adaptive Color Constancy Using Faces", 2014): skin has
 nearly one hue, so most of what two faces in two photos differ by in hue is light and processing.
 How much follows from two spreads (`hsd eval light`): of people in one light, and of people in any.
@@ -14,11 +16,13 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from scipy import ndimage
 
 from hsd_jax.imaging import framing
-from hsd_jax.imaging.colour import from_linear, to_lab, to_linear
+from hsd_jax.imaging.colour import from_linear, to_lab, to_linear, to_rgb
+from hsd_jax.imaging.framing import Scaled, Tile
 from hsd_jax.labels import LabelSet
-from hsd_jax.parsing.complexion import face_pixels
+from hsd_jax.parsing.complexion import face_pixels, skin_classes
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.spec import SwapSpec
@@ -34,6 +38,7 @@ _ANY_LIGHT = np.array([0.244, 0.236])
 _FURTHEST = 2.0  # standard deviations that a correction may reach: beyond is paint, not light
 _SEEN = 0.05  # of a channel; smaller corrections are not visible
 _GREY = 6.0  # CIE a*b* that 99 of 100 pixels of a grey photo stay below
+_SWATCH = 100  # pixels of a class of which it takes its colour
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
@@ -47,8 +52,11 @@ def one_light(pair: Pair, spec: SwapSpec, light: Light = "match") -> Pair:
     """
     if not spec.finish.light or light == "keep":
         return pair
-    if is_grey(pair.body.image) and not is_grey(pair.head.image):
-        note, convert = "the body's photo is grey: so is the head", _greyed
+    grey_head, grey_body = is_grey(pair.head.image), is_grey(pair.body.image)
+    if grey_head:
+        return pair if grey_body else _with_colours(pair, spec.labels)
+    if grey_body:
+        note, convert = "the body's photo is grey: so is the head", greyed
     else:
         gains = light_gains(pair.head, pair.body, spec.labels)
         if np.abs(gains - 1).max() < _SEEN:
@@ -89,13 +97,52 @@ def is_grey(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     return bool(np.percentile(chroma, 99) < _GREY)
 
 
+def _with_colours(pair: Pair, labels: LabelSet) -> Pair:
+    """The pair with a grey head in the colours of the body photo's head, class by class.
+
+    As Welsh, Ashikhmin and Mueller ("Transferring Color to Greyscale Images", 2002) with a swatch
+    for each class, but with one a* and b* each, which follow L* + 16 around its median as in shade.
+    """
+    head, side = pair.head, pair.head.crop.side
+    if head.crop.turn:
+        return replace(pair, notes=(*pair.notes, "the head's photo is grey: so stays the head"))
+    tones = _tones(head, labels)[:, :1] + 16
+    swatches = np.nan_to_num(_tones(pair.body, labels)[:, 1:] / tones)
+    soft = (len(head.layout) / 256,) * 2
+    chroma = Scaled(ndimage.gaussian_filter(swatches[head.layout], (*soft, 0)), side, smooth=True)
+
+    def coloured(pixels: np.ndarray, tile: Tile) -> np.ndarray:
+        lab = to_lab(pixels)
+        lab[..., 1:] = chroma.at(tile) * (lab[..., :1] + 16)
+        return np.round(to_rgb(lab)).astype(np.uint8)
+
+    photo = framing.reworked(head.photo, head.crop, coloured, framing.tiles(side))
+    image = framing.take(photo, head.crop, len(head.image))
+    note = "the head's photo is grey: it takes the colours of the body photo's head"
+    return replace(pair, head=replace(head, photo=photo, image=image), notes=(*pair.notes, note))
+
+
+def _tones(person: Person, labels: LabelSet) -> Float[np.ndarray, "k 3"]:
+    """The median L*a*b* of each class of a head; of skin not seen the face's, else NaN."""
+    lab, found = to_lab(person.image), np.full((len(labels.classes), 3), np.nan, np.float32)
+    for index in (labels.face, *labels.head, *skin_classes(labels)):
+        there = np.asarray(ndimage.binary_erosion(person.layout == index, iterations=2), bool)
+        there &= person.inside
+        if there.sum() >= _SWATCH:
+            found[index] = np.median(lab[there], axis=0)
+        elif index in skin_classes(labels):
+            found[index] = found[labels.face]
+    return found
+
+
 def _lit(gains: np.ndarray, square: np.ndarray) -> np.ndarray:
     linear = np.clip(to_linear(np.arange(256)) * gains[:, None], 0, 1)
     tables = np.round(from_linear(linear)).astype(np.uint8)
     return np.stack([table[square[..., i]] for i, table in enumerate(tables)], -1)
 
 
-def _greyed(square: np.ndarray) -> np.ndarray:
+def greyed(square: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """An image without its colours, as bright as before."""
     grey = from_linear(to_linear(square) @ _LUMINANCE)
     return np.repeat(np.round(grey)[..., None], 3, -1).astype(np.uint8)
 

@@ -110,7 +110,8 @@ def old_beard(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     reach = np.asarray(ndimage.distance_transform_edt(~face))
     hair = neck & pale & (lab[..., 0] < lightness - _DARK) & (reach < _BEARD * unit)
     beard = ndimage.binary_propagation(hair & (reach < _JAW * unit), mask=hair)
-    return np.asarray(ndimage.binary_dilation(beard, iterations=max(1, round(_NEAR * unit)))) & neck
+    wide = ndimage.binary_dilation(np.asarray(beard), iterations=max(1, round(_NEAR * unit)))
+    return np.asarray(wide, bool) & neck
 
 
 def _along_hat(layout: np.ndarray, labels: LabelSet) -> np.ndarray:

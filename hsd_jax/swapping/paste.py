@@ -17,6 +17,7 @@ from hsd_jax.imaging.framing import Scaled, Tile
 from hsd_jax.imaging.matting import foreground
 from hsd_jax.runtime.threads import begin, spread
 from hsd_jax.swapping.finish import Layers, Settled, blend, settle
+from hsd_jax.swapping.light import greyed, is_grey
 from hsd_jax.swapping.mattes import Matte, head_matte
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
@@ -88,6 +89,8 @@ def _compose(
     necks = np.isin(body.layout, spec.labels.neck) & (plan.layout == body.layout)
     under = plan.head & necks if spec.finish.keep_neck else False
     layers = Layers.at_crop(head.image, body.image, plan.head, plan.body | under)
+    if spec.finish.light and is_grey(head.image) and is_grey(body.image):
+        painted = greyed(painted)
     settled = settle(painted, layers, plan.layout, spec, body.inside, head.inside)
     kept = _Kept.of(pair, layers)
     hair = _Hair.of(matte.result(), side) if matte else None
