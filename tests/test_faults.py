@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import islice
@@ -394,3 +396,12 @@ def test_a_disk_that_fails_is_no_damage(stopped: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="Input/output error"):
         toy.train(stopped, steps=STEPS)
     assert steps_of(stopped) == [2, 4]
+
+
+@pytest.mark.slow  # some minutes
+def test_after_every_fault_the_run_goes_on_the_same():
+    script = Path(__file__).with_name("faults.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -24,10 +24,10 @@ def panorama(height: int, person: np.ndarray | None = None) -> np.ndarray:
     return np.asarray(picture)
 
 
-@pytest.mark.parametrize("kind", ["empty", "with a person", "upright"])
+@pytest.mark.parametrize("kind", ["with a person", "upright and empty"])
 def test_a_panorama_is_found_or_refused_within_three_seconds(swapper: HeadSwapper, pair, kind):
     photo = panorama(1000, pair[1] if kind == "with a person" else None)
-    if kind == "upright":
+    if kind == "upright and empty":
         photo = np.rot90(photo)
     seconds, before = [], time.process_time()
     for _ in range(2):  # the first compiles

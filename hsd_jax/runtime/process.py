@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import zlib
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -68,17 +69,17 @@ def take_streams() -> None:
     atexit.register(settle_stdout)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Ends what the main thread does, by an exception, as soon as that cannot get lost."""
-    if _imports(frame):
+def _stop(command: FrameType, number: int, frame: FrameType | None) -> None:
+    """Ends what the command does, by an exception, as soon as that cannot get lost."""
+    if _imports(frame, command):
         _once_more(number)
     else:
         raise KeyboardInterrupt(number)
 
 
-def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is just being imported; compiled ones may crash of an exception."""
-    while frame is not None:
+def _imports(frame: FrameType | None, command: FrameType) -> bool:
+    """Whether it just imports a module; compiled ones may crash of an exception."""
+    while frame is not None and frame is not command:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
         frame = frame.f_back
@@ -101,7 +102,7 @@ def prepare() -> None:
     Raises:
       ValueError: if XLA would abort the process because of XLA_FLAGS.
     """
-    _take_signals()
+    _take_signals(sys._getframe(1))
     gc.set_threshold(100_000, 50, 50)  # imports alone would trigger 100 collections
     folder = None if _CACHE in os.environ else _cache_folder()
     if folder:
@@ -125,10 +126,10 @@ def prepare() -> None:
     _check_flags()
 
 
-def _take_signals() -> None:
+def _take_signals(command: FrameType) -> None:
     for number in _STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _stop)
+            signal.signal(number, partial(_stop, command))
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     sys.unraisablehook = _unraisable

@@ -234,10 +234,10 @@ def damage(folder: Path) -> str:
     lines = (folder / _SUMS).read_text(errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     present = set(_files(folder))
-    if missing := sums.keys() - present:
-        return f"{min(missing)} is missing"
     if present - sums.keys():
         return f"{_SUMS} is cut"
+    if missing := sums.keys() - present:
+        return f"{min(missing)} is missing"
     wrong = (name for name in sums if file_fingerprint(folder / name) != sums[name])
     return next((f"{name} does not fit its checksum" for name in wrong), "")
 
