@@ -130,3 +130,4 @@ def test_a_crop_that_cuts_the_head_off_is_widened(swapper, pair):
     wider, fitting = widen(parser, heads, bodies)
     assert wider.share == fitting.share < tight
     assert wider.crop.side > heads.crop.side
+    assert widen(parser, head, bodies)[1].share < tight  # the old hair would stay beyond the crop

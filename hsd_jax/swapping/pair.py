@@ -20,6 +20,7 @@ Align = Literal["shift", "similarity", "none"]
 _WIDER, _TRIES = 0.85, 3
 _CROWN = 0.4  # height of the half ellipse, divided by half its width
 _TOUCHING = 1 / 64  # of the crop's side; shorter runs of the head along an edge are noise
+_NOT_BELOW = np.array([True, False, True, True])  # of top, bottom, left and right
 _ROOM = 0.01  # of the crop's side; a smaller margin of photo beyond the crop counts as none
 _CUT_OFF = 30 / 256**2  # share of the crop with a head beyond its photo that causes a warning
 _SOFT = 2.0  # enlargement of the head that causes a warning
@@ -126,10 +127,14 @@ def frame_pair(
 
 
 def widen(parser: PhotoParser, head: Person, body: Person) -> tuple[Person, Person]:
-    """Widens both crops if they would cut off the new head inside the body's photo."""
+    """Widens both crops if they would cut off the new head inside the body's photo, or the old one.
+
+    Long hair that leaves the crop below is left: a crop that held it would show a small face.
+    """
     for _ in range(_TRIES):
-        rooms = [person.room for person in (head, body)]
-        if not np.any(_touches(head.layout, parser.labels) & (np.min(rooms, axis=0) > _ROOM)):
+        shown, labels = np.minimum(head.room, body.room) > _ROOM, parser.labels
+        old = _touches(body.layout, labels) & (np.array(body.room) > _ROOM) & _NOT_BELOW
+        if not np.any(_touches(head.layout, labels) & shown | old):
             break
         body = parser.reframed(body, head.share * _WIDER)
         head = parser.reframed(head, body.share, body)
