@@ -198,7 +198,7 @@ def waited_for(condition: Callable[[], bool]) -> bool:
 
 
 def test_nothing_goes_past_the_queue_nor_to_what_no_page_needs(visitor):
-    for path in ("run/swap", "api/swap", "process_recording", "vibe-code", "component_server"):
+    for path in ("run/swap", "api/swap", "process_recording", "vibe-code"):
         assert visitor.post(f"gradio_api/{path}", json={"data": []}).status_code == 404
 
 
@@ -444,6 +444,8 @@ def test_a_swap_through_the_page(url, tmp_path, width, height):
             page.get_by_role("button", name=name).click()
         page.get_by_role("button", name="Show the layout").click()
         page.locator("#layout canvas").first.wait_for()
+        page.wait_for_timeout(2000)  # until the page says that it waits
+        page.locator("#layout").get_by_text("processing").wait_for(state="hidden")
         page.wait_for_timeout(5000)  # until the picture is in it
         draw(page, phone=width < 500)
         page.wait_for_timeout(1000)

@@ -94,7 +94,8 @@ def test_uploads_end_in_time_and_within_their_size(tmp_path, monkeypatch):
         return {"type": "http.disconnect"}
 
     limited = Limits(reading, tmp_path, FairQueue(), seconds=0.05)
-    assert ask(limited, "/upload", receive=for_ever) == (400, "the upload took too long")
+    for path in ("/upload", "/component_server"):
+        assert ask(limited, path, receive=for_ever) == (400, "the upload took too long")
     limited = Limits(reading, tmp_path, FairQueue())
     assert "maximum allowed size" in ask(limited, "/upload", receive=endless)[1]
     assert "broken off" in ask(limited, "/upload", receive=gone)[1]

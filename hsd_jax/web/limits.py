@@ -26,7 +26,8 @@ MAX_WAITING = 64
 _MOST = {"waiting": MAX_WAITING // 2, "uploading": 8}  # of one address
 _UPLOAD_SECONDS = 600.0
 _FORM = 2**20  # bytes of an upload's request that are no photo
-_POSTS = ("/login", "/upload", "/queue/join", "/call/swap", "/cancel", "/reset")
+_UPLOADS = ("/upload", "/component_server")  # the second is for what is drawn
+_POSTS = (*_UPLOADS, "/login", "/queue/join", "/call/swap", "/cancel", "/reset")
 
 
 class FairQueue(list[Any]):
@@ -83,7 +84,7 @@ class Limits:
         if status_reason := self._refusal(path, address):
             status, reason = status_reason
             return await PlainTextResponse(reason, status)(scope, receive, send)
-        if not path.endswith("/upload"):
+        if not path.endswith(_UPLOADS):
             return await self._app(scope, receive, send)
         self._uploading[address] += 1
         try:
@@ -95,7 +96,7 @@ class Limits:
     def _refusal(self, path: str, address: str) -> tuple[int, str] | None:
         if not path.endswith(_POSTS):  # Gradio has more, for pages of other kinds
             return 404, "there is nothing"
-        is_upload, near = path.endswith("/upload"), is_loopback(address)
+        is_upload, near = path.endswith(_UPLOADS), is_loopback(address)
         if not near and is_upload and self._uploading[address] >= _MOST["uploading"]:
             return 503, "too many uploads at once from your address"
         if not near and not is_upload and self._queue.held_by(address) >= _MOST["waiting"]:
