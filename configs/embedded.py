@@ -1,7 +1,8 @@
-"""The embedded weights: five small networks for a laptop, trained on half-body images of 256 px.
+"""The embedded weights: six small networks for a laptop, trained on half-body images of 256 px.
 
     python -m data.build halfbody --source IMAGES --out data_built
-    python -m hsd_jax.train --config configs/embedded.py:parser --workdir runs/parser
+    python -m hsd_jax.training.tools.imagenet -o START efficientnet-lite2-9656183e.pth
+    python -m hsd_jax.train --config configs/embedded.py:lite_parser --workdir runs/parser --config.init_from=START
     python -m hsd_jax.train --config configs/embedded.py:autoencoder --workdir runs/autoencoder
     python -m hsd_jax.training.tools.latents --weights runs/autoencoder/weights \\
         --data data_built --out data_built/latents
@@ -71,7 +72,7 @@ def _parser(config: ConfigDict) -> None:
 
 
 def _lite_parser(config: ConfigDict) -> None:
-    """The parser that is to follow, on EfficientNet-Lite2 (training/tools/imagenet.py)."""
+    """The parser of version 6, on EfficientNet-Lite2 (training/tools/imagenet.py)."""
     _parser(config)
     config.steps, config.task = 6000, "parser"
     config.model = ConfigDict(dict(kind="lite", widths=(64, 96, 128)))
