@@ -2,7 +2,8 @@
 
     python -m data.build halfbody --source IMAGES --out data_built
     python -m hsd_jax.training.tools.imagenet -o START efficientnet-lite2-9656183e.pth
-    python -m hsd_jax.train --config configs/embedded.py:lite_parser --workdir runs/parser --config.init_from=START
+    python -m hsd_jax.train --config configs/embedded.py:lite_parser --workdir runs/parser \\
+        --config.init_from=START
     python -m hsd_jax.train --config configs/embedded.py:autoencoder --workdir runs/autoencoder
     python -m hsd_jax.training.tools.latents --weights runs/autoencoder/weights \\
         --data data_built --out data_built/latents
