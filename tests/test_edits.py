@@ -153,9 +153,9 @@ def test_edits_in_turn_are_one_of_the_others_result(tiny, pair):
     head, body = pair
     mask = np.zeros(body.shape[:2], bool)
     mask[:300] = True
-    edits = Edit.in_turn(["hair", "head"], mask=mask, generate="clothes")
-    assert edits == [Edit("hair", mask=mask), Edit("head", "clothes", mask=mask)]
-    edits = Edit.in_turn(["hair", "head"], mask=mask)
+    edits = Edit.in_turn(["hat", "head"], mask=mask, generate="clothes")
+    assert edits == [Edit("hat", mask=mask), Edit("head", "clothes", mask=mask)]
+    edits = Edit.in_turn(["hat", "head"], mask=mask)
     both = tiny(head, body, seed=2, edit=edits)
     first = tiny(head, body, seed=2, edit=edits[0])
     second = tiny(head, first.image, seed=2, edit=edits[1])
