@@ -314,6 +314,7 @@ def frames_of_two(folder: Path, photo: Path) -> None:
         frame.save(folder / f"{number}.png")
 
 
+@pytest.mark.slow  # test_tracking follows drawn faces every day
 def test_a_person_is_followed_through_frames_however_the_run_is_stopped(tmp_path, folder, capsys):
     head, body = find_photos()
     frames_of_two(tmp_path / "frames", body)

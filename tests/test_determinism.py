@@ -97,6 +97,7 @@ def test_windows_change_nothing_that_is_seen(
         assert apart(together[i : i + 1], painted(runner, crops, slice(i, i + 1), True)) == 0
 
 
+@pytest.mark.slow  # two processes; test_web holds the page against the command every day
 def test_the_same_again_is_the_same_file(swapper: HeadSwapper, tmp_path: Path):
     for name in ("a.png", "b.png", "a.jpg", "b.jpg"):
         swapper(*find_photos(), seed=7).save(tmp_path / name)

@@ -129,6 +129,7 @@ def test_losses_do_not_ask_where_a_face_is_that_is_not_there():
     np.testing.assert_allclose(parts["face"], np.log1p(np.exp([1.0, 2.0])), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt(folder: Path):
     config, steps = get_config("landmarks").to_dict(), 60
     config["model"] = dict(widths=SMALL.widths, depths=SMALL.depths, hidden=SMALL.hidden)

@@ -26,7 +26,8 @@ def with_trained_parser(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("size", [128, 256, 512])
+# At 256 test_swap does it with the embedded weights.
+@pytest.mark.parametrize("size", [128, pytest.param(256, marks=pytest.mark.slow), 512])
 def test_a_swap_works_at_the_size_of_its_weights(tmp_path, size):
     swapper = HeadSwapper(with_trained_parser(write_weights(tmp_path, size)))
     body = open_photo(find_photos()[1])
@@ -148,6 +149,7 @@ def test_preserving_latents_gives_the_decoders_own_crop(tmp_path):
         swapper(*find_photos(), preserve="all")
 
 
+@pytest.mark.slow  # as test_batch does with files
 def test_a_batch_gives_each_pair_what_it_gets_alone(tmp_path):
     networks = SwapNetworks.load(write_weights(tmp_path, 128, steps=3))
     rng = np.random.default_rng(0)

@@ -113,9 +113,12 @@ def metrics_of(workdir: Path) -> list[dict]:
 
 
 # U^2-Net has a hundred convolutions: its step compiles for minutes. `lite_parser` is the parser's
-# task with another network, which tests/test_lite_parser.py knows.
+# task with another network, which tests/test_lite_parser.py knows. All tasks share one loop.
+_QUICK = ("parser", "diffusion")
+
+
 @pytest.mark.parametrize(
-    "part", [pytest.param(p, marks=pytest.mark.slow if p == "layout" else ()) for p in TINY]
+    "part", [pytest.param(p, marks=() if p in _QUICK else pytest.mark.slow) for p in TINY]
 )
 def test_resumed_training_is_the_same_training(
     part: str, data_dir: Path, latent_dir: Path, tmp_path: Path

@@ -26,9 +26,9 @@ _EVEN_TO_BUSY, _PATTERN = (3.0, 12.0), 3.0  # standard deviations of grey, over 
 _BRIM = 1.5  # pixels at 256 by which the parser's outline of a hat may be wrong
 _HAZE = 0.08  # false alpha on patterned backgrounds
 _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
-# A beard below a jaw: how far it may reach and how near the face it begins, in pixels at 256; its
-# share of the skin's chroma, its L* below the skin's, by docs/finish.md.
-_BEARD, _JAW, _PALE, _DARK = 20, 4, 0.72, 8.0
+# A beard below a jaw: how far it may reach and how near the face it begins, in pixels at 256, and
+# how many it has at least; its share of the skin's chroma, its L* below the skin's (docs/finish.md).
+_BEARD, _JAW, _LEAST, _PALE, _DARK = 20, 4, 100, 0.72, 8.0
 _MIN_FACE = 100  # pixels at 256
 
 
@@ -109,8 +109,10 @@ def old_beard(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     lightness = min(np.median(lab[region, 0]) for region in (inner, neck))
     reach = np.asarray(ndimage.distance_transform_edt(~face))
     hair = neck & pale & (lab[..., 0] < lightness - _DARK) & (reach < _BEARD * unit)
-    beard = ndimage.binary_propagation(hair & (reach < _JAW * unit), mask=hair)
-    wide = ndimage.binary_dilation(np.asarray(beard), iterations=max(1, round(_NEAR * unit)))
+    beard = np.asarray(ndimage.binary_propagation(hair & (reach < _JAW * unit), mask=hair))
+    if beard.sum() < _LEAST * unit**2:
+        return np.zeros(neck.shape, bool)
+    wide = ndimage.binary_dilation(beard, iterations=max(1, round(_NEAR * unit)))
     return np.asarray(wide, bool) & neck
 
 
