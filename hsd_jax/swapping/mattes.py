@@ -27,7 +27,7 @@ _BRIM = 1.5  # pixels at 256 by which the parser's outline of a hat may be wrong
 _HAZE = 0.08  # false alpha on patterned backgrounds
 _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 # A beard below a jaw: how far it may reach and how near the face it begins, in pixels at 256, and
-# how many it has at least; its share of the skin's chroma, its L* below the skin's (docs/finish.md).
+# how many it has at least; its share of the skin's chroma, its L* below the skin's: docs/finish.md.
 _BEARD, _JAW, _LEAST, _PALE, _DARK = 20, 4, 100, 0.72, 8.0
 _MIN_FACE = 100  # pixels at 256
 
