@@ -173,6 +173,7 @@ def test_a_result_is_the_one_of_a_swap_alone(tmp_path, folder, capsys):
     assert np.abs(mine - other).max() <= 1
 
 
+@pytest.mark.slow  # test_edits paints by masks and layouts every day
 def test_rows_may_have_a_mask_and_a_layout_of_their_own(tmp_path, folder, capsys):
     """Paths are the list's; a row whose drawing is none is an error, and a new drawing new work."""
     _, body = find_photos()

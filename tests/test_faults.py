@@ -233,6 +233,7 @@ def test_a_log_on_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     log.close()
 
 
+@pytest.mark.slow  # tests/faults.py does it too
 def test_told_to_stop_in_an_evaluation_it_saves_first(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -162,6 +162,7 @@ def test_a_run_starts_from_released_weights(data_dir: Path, tmp_path: Path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow  # two sets of networks compile
 def test_the_benchmarks_distance_during_training(
     data_dir: Path, latent_dir: Path, tmp_path: Path
 ):

@@ -78,6 +78,7 @@ def painted(runner, head, body, plan, number: int = 0, in_window: bool | None = 
     return runner.paint(head, body, plan, in_window=in_window, **options).images[0, 0]
 
 
+@pytest.mark.slow
 def test_a_window_changes_hardly_more_than_another_sample(runner):
     hole = band(80, 140, 90, 170)
     head, body, plan = pair_with_hole(hole)
