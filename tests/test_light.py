@@ -129,8 +129,9 @@ def test_a_neck_in_another_tone_is_near_that_persons_own():
 
 def test_the_command_prints_a_row_for_each_ratio_and_distance(capsys, monkeypatch):
     colours = SKIN * np.exp(np.linspace(-1, 0.5, 9))[:, None] ** [1.1, 1, 0.9]
-    monkeypatch.setattr(measuring, "lights", lambda parser, folder: colours)
-    monkeypatch.setattr(measuring, "skins", lambda parser, folder: people())
+    monkeypatch.setattr(measuring, "people_in", lambda parser, folder: [])
+    monkeypatch.setattr(measuring, "lights", lambda people, labels, folder: colours)
+    monkeypatch.setattr(measuring, "skins", lambda seen, labels: people())
     assert cli.main(["eval", "light", "--one", "a", "--any", "b"]) == 0
     out = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in out if "log(R/G)" in line]

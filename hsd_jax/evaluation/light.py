@@ -14,29 +14,33 @@ from hsd_jax import weights
 from hsd_jax.evaluation.faces import photos_in
 from hsd_jax.imaging.colour import to_lab, to_rgb
 from hsd_jax.imaging.files import read_photo
-from hsd_jax.parsing.complexion import face_pixels
-from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.labels import LabelSet
+from hsd_jax.parsing.photo_parser import Person, PhotoParser
 from hsd_jax.runtime import console
 from hsd_jax.swapping.light import face_light
-from hsd_jax.swapping.skin import in_tone
+from hsd_jax.swapping.skin import face_tone, in_tone
 
 _NECK = 150  # pixels of a crop
 _APART = ((0, 12), (12, 25), (25, 100))
 _CHANNELS = {"log(R/G)": 0, "log(B/G)": 2}
 
 
-def lights(parser: PhotoParser, folder: Path) -> Float[np.ndarray, "n 3"]:
-    """The linear colours of the faces in a folder of photos.
+def people_in(parser: PhotoParser, folder: Path) -> list[Person]:
+    """The largest face's person of each photo in a folder.
 
     Raises:
-      ValueError: there are fewer than three, or a photo cannot be read or shows no face.
+      ValueError: a photo cannot be read or shows no face.
     """
-    found = []
-    for path in photos_in(folder):
-        person = parser.person(read_photo(path).pixels, 1, path.name)
-        colour = face_light(person, parser.labels)
-        if colour is not None:
-            found.append(colour)
+    return [parser.person(read_photo(path).pixels, 1, path.name) for path in photos_in(folder)]
+
+
+def lights(people: Sequence[Person], labels: LabelSet, folder: Path) -> Float[np.ndarray, "n 3"]:
+    """The linear colours of the faces of a folder's people, where enough of them is seen.
+
+    Raises:
+      ValueError: there are fewer than three.
+    """
+    found = [x for x in (face_light(person, labels) for person in people) if x is not None]
     if len(found) < 3:
         raise ValueError(f"{folder} shows {len(found)} faces: a line takes at least 3")
     return np.stack(found)
@@ -67,21 +71,15 @@ class Skin(NamedTuple):
     """Colours, of all people as many."""
 
 
-def skins(parser: PhotoParser, folder: Path) -> list[Skin]:
-    """The skin of the people in a folder of photos, if they show enough of it.
-
-    Raises:
-      ValueError: a photo cannot be read or shows no face.
-    """
+def skins(people: Sequence[Person], labels: LabelSet) -> list[Skin]:
+    """The skin of the people who show enough of it."""
     found = []
-    for path in photos_in(folder):
-        person = parser.person(read_photo(path).pixels, 1, path.name)
-        face = face_pixels(person.image, person.layout, parser.labels)
-        neck = np.isin(person.layout, parser.labels.neck)
+    for person in people:
+        face, neck = face_tone(person, labels), np.isin(person.layout, labels.neck)
         colours = person.image[np.asarray(ndimage.binary_erosion(neck, iterations=3), bool)]
-        if face is not None and len(colours) >= _NECK:
+        if np.isfinite(face).all() and len(colours) >= _NECK:
             spread = np.linspace(0, len(colours) - 1, _NECK).round().astype(int)
-            found.append(Skin(np.median(to_lab(face), axis=0), colours[spread]))
+            found.append(Skin(face, colours[spread]))
     return found
 
 
@@ -92,12 +90,12 @@ def neck_errors(people: Sequence[Skin]) -> Float[np.ndarray, "p 3"]:
       For each ordered pair how far their faces are apart (CIE76), and the sum over L*, a* and b* of
       the mean distances between the sorted values: of the neck as it is, and in the other's tone.
     """
-    rows = []
-    for one, other in permutations(people, 2):
+    rows, shades = [], [np.sort(to_lab(person.neck), axis=0) for person in people]
+    for (one, kept), (other, truth) in permutations(zip(people, shades, strict=True), 2):
         toned = in_tone(one.neck, to_rgb(one.face), to_rgb(other.face))
-        necks = [np.sort(to_lab(x), axis=0) for x in (other.neck, one.neck, toned)]
-        errors = [np.abs(neck - necks[0]).mean(0).sum() for neck in necks[1:]]
-        rows.append([np.linalg.norm(one.face - other.face), *errors])
+        errors = (kept - truth, np.sort(to_lab(toned), axis=0) - truth)
+        sums = [np.abs(error).mean(0).sum() for error in errors]
+        rows.append([np.linalg.norm(one.face - other.face), *sums])
     return np.array(rows).reshape(-1, 3)
 
 
@@ -105,11 +103,13 @@ def run(options: argparse.Namespace) -> None:
     """`hsd eval light`: a row for each folder and ratio.
 
     Raises:
-      ValueError: as `lights` does.
+      ValueError: as `people_in` and `lights` do.
     """
     parser, rows, slopes = PhotoParser.load(weights.find(options.weights)), [], {}
+    one = people_in(parser, options.one)
     for name, folder in (("one light", options.one), ("any light", options.any)):
-        colours = lights(parser, folder)
+        people = one if folder is options.one else people_in(parser, folder)
+        colours = lights(people, parser.labels, folder)
         for ratio, channel in _CHANNELS.items():
             slope, _ = slope_and_spread(colours, channel)
             _, spread = slope_and_spread(colours, channel, slopes.setdefault(ratio, slope))
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> None:
         rows.append([name, str(len(colours)), "log(G)", "", f"{spread:.3f}"])
     header = ["photos", "faces", "ratio", "slope", "spread around the first slope"]
     print(console.table(header, rows))
-    errors, rows = neck_errors(skins(parser, options.one)), []
+    errors, rows = neck_errors(skins(one, parser.labels)), []
     for low, high in _APART:
         these = errors[(errors[:, 0] >= low) & (errors[:, 0] < high)]
         if len(these):

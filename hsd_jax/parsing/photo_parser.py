@@ -132,7 +132,7 @@ class PhotoParser:
         whole photo, enlarged.
         """
         faces, probabilities, square = self._survey(image)
-        faces = [face for face in faces if face.confidence >= REFUSED]
+        faces = _accepted(faces)
         layout = _to_photo(image, np.zeros(image.shape[:2], np.uint8), probabilities, square)
         for face in reversed(faces):  # the largest last, in front
             _, crop, seen = self._refine(image, face, face.share_in(image))
@@ -157,7 +157,7 @@ class PhotoParser:
     def persons(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[int, list[Face]]:
         """The faces that `person` counts; otherwise as `find`."""
         turns, found = self.find(image)
-        return turns, [face for face in found if face.confidence >= REFUSED]
+        return turns, _accepted(found)
 
     def person(
         self,
@@ -182,7 +182,7 @@ class PhotoParser:
           ValueError: if there are fewer than `number` faces.
         """
         turns, found = self.find(image)
-        faces = [face for face in found if face.confidence >= REFUSED]
+        faces = _accepted(found)
         if not faces:
             raise ValueError(f"{name}: {_no_face(found)}")
         if not 1 <= number <= len(faces):
@@ -315,6 +315,10 @@ class PhotoParser:
         nearest = np.where(heads > 0, distance, np.inf).argmin()
         mine = heads.ravel()[nearest]
         return np.where((heads > 0) & (heads != mine), labels.background, layout)
+
+
+def _accepted(faces: Sequence[Face]) -> list[Face]:
+    return [face for face in faces if face.confidence >= REFUSED]
 
 
 def _is_panorama(image: np.ndarray) -> bool:

@@ -141,7 +141,7 @@ def settle(
             result = _continued(result, layers, surface & inside, finish, sources, scale)
     if finish.texture and head_inside is not None and not head_inside.all():
         for index in set(labels.head) - {labels.face}:
-            result = _grown(result, layers, layout == index, ~head_inside, finish, scale)
+            result = _grown(result, layers, layout == index, ~head_inside, scale)
     if finish.hue:
         face = (layout == labels.face) & (layers.head_alpha > 0.9)
         bare = skin & (layers.body_alpha == 1) & inside
@@ -187,9 +187,8 @@ def _continued(
 
 
 def _grown(
-    result: np.ndarray, layers: Layers, hair: np.ndarray, beyond: np.ndarray, finish: Finish,
-    scale: float,
-) -> np.ndarray:  # fmt: skip
+    result: np.ndarray, layers: Layers, hair: np.ndarray, beyond: np.ndarray, scale: float
+) -> np.ndarray:
     """Hair or a hat that its photo cuts off, made of what that shows of it."""
     seen, hidden = hair & (layers.head_alpha == 1), hair & (beyond | (layers.head_alpha < 1))
     hidden = np.asarray(ndimage.binary_propagation(hair & beyond, mask=hidden), bool)

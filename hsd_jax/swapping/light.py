@@ -56,7 +56,7 @@ def one_light(pair: Pair, spec: SwapSpec, light: Light = "match") -> Pair:
     if grey_head:
         return pair if grey_body else _with_colours(pair, spec.labels)
     if grey_body:
-        note, convert = "the body's photo is grey: so is the head", greyed
+        note, convert = "the body's photo is grey: so is the head", lambda pixels, _: greyed(pixels)
     else:
         gains = light_gains(pair.head, pair.body, spec.labels)
         if np.abs(gains - 1).max() < _SEEN:
@@ -116,16 +116,14 @@ def _with_colours(pair: Pair, labels: LabelSet) -> Pair:
         lab[..., 1:] = chroma.at(tile) * (lab[..., :1] + 16)
         return np.round(to_rgb(lab)).astype(np.uint8)
 
-    photo = framing.reworked(head.photo, head.crop, coloured, framing.tiles(side))
-    image = framing.take(photo, head.crop, len(head.image))
     note = "the head's photo is grey: it takes the colours of the body photo's head"
-    return replace(pair, head=replace(head, photo=photo, image=image), notes=(*pair.notes, note))
+    return replace(pair, head=_converted(head, coloured), notes=(*pair.notes, note))
 
 
 def _tones(person: Person, labels: LabelSet) -> Float[np.ndarray, "k 3"]:
     """The median L*a*b* of each class of a head; of skin not seen the face's, else NaN."""
     lab, found = to_lab(person.image), np.full((len(labels.classes), 3), np.nan, np.float32)
-    for index in (labels.face, *labels.head, *skin_classes(labels)):
+    for index in (*labels.head, *skin_classes(labels)):
         there = np.asarray(ndimage.binary_erosion(person.layout == index, iterations=2), bool)
         there &= person.inside
         if there.sum() >= _SWATCH:
@@ -135,7 +133,7 @@ def _tones(person: Person, labels: LabelSet) -> Float[np.ndarray, "k 3"]:
     return found
 
 
-def _lit(gains: np.ndarray, square: np.ndarray) -> np.ndarray:
+def _lit(gains: np.ndarray, square: np.ndarray, _: Tile) -> np.ndarray:
     linear = np.clip(to_linear(np.arange(256)) * gains[:, None], 0, 1)
     tables = np.round(from_linear(linear)).astype(np.uint8)
     return np.stack([table[square[..., i]] for i, table in enumerate(tables)], -1)
@@ -147,10 +145,8 @@ def greyed(square: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.repeat(np.round(grey)[..., None], 3, -1).astype(np.uint8)
 
 
-def _converted(head: Person, convert: Callable[[np.ndarray], np.ndarray]) -> Person:
+def _converted(head: Person, convert: Callable[[np.ndarray, Tile], np.ndarray]) -> Person:
     """The person with the colours of its crop converted."""
     around = head.crop.around
-    photo = framing.reworked(
-        head.photo, around, lambda pixels, _: convert(pixels), framing.tiles(around.side)
-    )
+    photo = framing.reworked(head.photo, around, convert, framing.tiles(around.side))
     return replace(head, photo=photo, image=framing.take(photo, head.crop, len(head.image)))

@@ -73,7 +73,7 @@ def follow_face(head: Person, body: Person, labels: LabelSet, tone: SkinTone) ->
       tone: "keep" never changes the skin, "match" always does, "auto" does if the faces differ
         visibly.
     """
-    own, wanted = _face_tone(body, labels), _face_tone(head, labels)
+    own, wanted = face_tone(body, labels), face_tone(head, labels)
     difference = float(np.linalg.norm(wanted - own))
     if not np.isfinite(difference):
         return Toned(body, 0.0, False)
@@ -110,7 +110,7 @@ def in_tone(
     return from_linear(factor * linear / (1 + (factor - 1) * linear))
 
 
-def _face_tone(person: Person, labels: LabelSet) -> Float[np.ndarray, "3"]:
+def face_tone(person: Person, labels: LabelSet) -> Float[np.ndarray, "3"]:
     """The median L*a*b* of a face; NaN if too little of it is visible."""
     pixels = face_pixels(person.image, person.layout, labels)
     if pixels is None:
