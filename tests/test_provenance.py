@@ -2,12 +2,14 @@
 
 import datetime
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from hsd_jax import cli
 from hsd_jax.imaging import files, provenance
@@ -84,6 +86,42 @@ def test_nothing_of_a_photos_own_metadata_is_copied(tmp_path, ending):
     assert set(kept) == {ExifTags.Base.ImageDescription, ExifTags.Base.Software}
     assert not kept.get_ifd(ExifTags.IFD.GPSInfo)
     assert b"SERIAL-77" not in path.read_bytes() and b"Maker" not in path.read_bytes()
+
+
+# What says where and with what a photo was taken, of every kind that a JPEG can hold.
+_TOLD = (
+    "-GPSLatitude=51.5", "-GPSLatitudeRef=N", "-GPSLongitude=0.12", "-GPSLongitudeRef=W",
+    "-XMP-exif:GPSLatitude=51.5", "-SerialNumber=SECRET", "-LensSerialNumber=SECRET",
+    "-OwnerName=SECRET", "-Artist=SECRET", "-XMP:Creator=SECRET", "-XMP-xmpMM:DocumentID=SECRET",
+    "-IPTC:By-line=SECRET", "-IPTC:City=SECRET", "-Comment=SECRET",
+)  # fmt: skip
+
+
+def _exiftool(*words: str | Path) -> str:
+    done = subprocess.run(["exiftool", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="there is no exiftool")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_exiftool_sees_the_mark_and_the_profile_and_nothing_of_the_photo(tmp_path, ending):
+    photo, path = tmp_path / "photo.jpg", tmp_path / f"a{ending}"
+    exif, profile = Image.Exif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] = b"SECRET" * 9
+    Image.fromarray(picture()).save(photo, exif=exif, icc_profile=profile.tobytes())
+    _exiftool("-q", "-overwrite_original", *_TOLD, photo)
+    assert "GPS" in _exiftool("-G1", photo) and photo.read_bytes().count(b"SECRET") > 9
+    read = files.read_photo(photo)
+    files.save_image(read.pixels, path, MARK, srgb=read.srgb)
+    (found,) = json.loads(_exiftool("-j", "-G1", "-a", path))
+    assert found["XMP-iptcExt:DigitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert "Warning" not in str(found) and "sRGB" in found["ICC_Profile:ProfileDescription"]
+    groups = {name.split(":")[0] for name in found if not name.startswith(("ICC", "SourceFile"))}
+    formats = {"PNG", "File", "JFIF", "RIFF"}
+    assert groups - formats <= {"ExifTool", "System", "IFD0", "XMP-x", "XMP-xmp", "XMP-iptcExt",
+                                "Composite"}  # fmt: skip
+    assert b"SECRET" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (300, 400), (1200, 800)])
