@@ -97,6 +97,25 @@ def test_hair_that_its_photo_cuts_off_is_made_of_what_it_shows(layers: Layers, s
     assert np.ptp(whole_head[4:16, 8:56, 0].mean(0)) < 5
 
 
+@pytest.mark.parametrize("region", ["hair", "face"])
+def test_a_painted_cheek_goes_on_as_the_kept_face(layers: Layers, spec, region):
+    """A shadow that the networks painted beside hair goes; an eye is not continued."""
+    skin, shadow, eye = (200, 150, 130), (90, 60, 50), (20, 20, 20)
+    face = np.full((64, 64, 3), skin, np.uint8)
+    face[30:34, 16:20] = eye
+    layout = np.full((64, 64), HALFBODY9.face)
+    kept = {"hair": ("body", "body_alpha"), "face": ("head", "head_alpha")}[region]
+    alpha = layers.body_alpha
+    nothing = np.zeros_like(alpha)
+    layers = replace(layers, head_alpha=nothing, body_alpha=nothing)
+    layers = replace(layers, **dict(zip(kept, (face, alpha), strict=True)))
+    painted = np.full((64, 64, 3), shadow, np.uint8)
+    alone = replace(spec, finish=replace(spec.finish, match_border=False))
+    made = whole(settle(painted, layers, layout, alone, EVERYWHERE, region=region), 64)
+    far = np.abs(made[20:44, 20:44] - skin).max() / np.abs(np.subtract(shadow, skin)).max()
+    assert far < (0.2 if region == "hair" else 0.55)
+
+
 def test_painted_skin_keeps_near_the_hue_of_the_face(layers: Layers):
     face_colour, painted_colour = np.array([200, 150, 130]), np.array([150, 110, 190])
     head = np.broadcast_to(face_colour.astype(np.uint8), (64, 64, 3))

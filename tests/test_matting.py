@@ -107,6 +107,15 @@ def test_the_matte_of_a_head_decides_beside_backgrounds_alone(spec):
     assert not matte.zone[340:].any()
 
 
+def test_the_matte_of_hair_alone_decides_beside_skin_too(spec):
+    someone = standing((200, 150, 130), hair=True)
+    whole, hair = head_matte(someone, spec), head_matte(someone, spec, (HAIR,))
+    inside, outline = (200, 310), (200, 298)  # of the hair, whose edge to the face is at 300
+    assert hair.zone[outline] > 0.5 > 0.05 > whole.zone[outline]
+    assert hair.alpha[inside] > 0.9 and hair.alpha[200, 288] < 0.1
+    assert hair.zone[200, 192] < 0.05  # the other cheek beside the background
+
+
 def test_beyond_its_photo_a_head_has_no_matte(spec):
     cut_off = standing((200, 150, 130), hair=True)
     crop = Crop(0, -80, 256)

@@ -109,3 +109,24 @@ def test_soft_jaccard_is_one_minus_iou_over_the_classes_shown():
     np.testing.assert_allclose(exact, 0, atol=1e-6)
     half = soft_jaccard(jnp.asarray(onehot[found]), jnp.asarray(onehot[target]))
     np.testing.assert_allclose(half, [(4 / 12 + 4 / 8) / 2, 0], atol=1e-6)
+
+
+def test_what_a_new_hat_presses_down_goes():
+    hat = HALFBODY9.index("hat")
+    head, body = np.zeros((2, 1, 64, 64), np.int32)
+    head[0, 10:20, 20:44], head[0, 18:26, 20:24], head[0, 20:50, 24:40] = hat, hat, FACE
+    body[0, 6:50, 14:50], body[0, 22:50, 24:40] = HAIR, FACE
+    head, body = jnp.asarray(head), jnp.asarray(body)
+    pressed = np.asarray(plan._above_hat(head, body, (hat,), HALFBODY9))[0]
+    assert pressed[6:10, 14:50].all() and pressed[10:26, 14:20].all()  # above and beside
+    assert pressed[10:20, 44:50].all() and not pressed[20:, 44:].any()  # to its edge there
+    assert not pressed[26:].any() and not pressed[10:20, 20:44].any() and not pressed[:6].any()
+    assert not np.asarray(plan._above_hat(body, body, (hat,), HALFBODY9)).any()
+
+
+def test_no_background_shows_between_new_hair_and_a_narrower_face():
+    head, body = np.zeros((2, 1, 64, 64), np.int32)
+    head[0, 10:50, 10:54], head[0, 20:40, 20:44], head[0, 22:30, 54:58] = HAIR, FACE, FACE
+    body[0, 20:40, 26:38] = FACE
+    gap = np.asarray(plan._gap(jnp.asarray(head), jnp.asarray(body), (HAIR,), HALFBODY9))[0]
+    assert gap[20:40, 20:26].all() and gap[20:40, 38:44].all() and gap.sum() == 20 * 12

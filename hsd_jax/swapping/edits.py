@@ -131,8 +131,8 @@ class Edit:
         return self.region in ("head", "hair")
 
     def finish(self, spec: SwapSpec) -> SwapSpec:
-        """Returns the spec, without the finish of hair if the head photo's hair is not kept."""
-        if self.region == "head" and self.generate in (None, "clothes"):
+        """Returns the spec, without the finish of hair if the head photo gives none, nor a hat."""
+        if self.region in ("head", "hair", "hat") and self.generate in (None, "clothes"):
             return spec
         return replace(spec, finish=replace(spec.finish, hair=0.0))
 

@@ -12,7 +12,7 @@ LaMa).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -26,14 +26,17 @@ from hsd_jax.imaging.colour import to_lab, to_rgb
 from hsd_jax.imaging.framing import Scaled, Tile
 from hsd_jax.parsing.complexion import skin_classes
 from hsd_jax.runtime.programs import Program
+from hsd_jax.swapping.mixing import Region
 from hsd_jax.swapping.spec import Finish, SwapSpec
 
 _FADE = 3.0 / 256  # width of the fade, as a share of the crop's side
 _SEEN = 0.01  # of the crop: from less there is nothing to continue
 _MIN_SKIN = 0.2  # of the face's area; of less of the body's skin the face tells more
 _MIN_FACE = 50  # pixels: fewer have no reliable median
+_ALIKE = 25.0  # CIE76: skin differs by less from what is around it
 # Sigmas and widths in pixels of a crop of 256.
 _FINE, _COARSE = 2.0, 6.0  # of a colour at an edge, of a tone without its folds
+_WIDE = 12.0  # of a cheek
 _HUE = 2.0  # of the hue of painted skin
 _SOFT = 1.0  # of a region's soft edge
 _OUTLINE = 1.5  # of what is rounded off a painted outline
@@ -120,6 +123,8 @@ def settle(
     spec: SwapSpec,
     inside: Bool[np.ndarray, "h w"],
     head_inside: Bool[np.ndarray, "h w"] | None = None,
+    drawn: Bool[np.ndarray, "h w"] | None = None,
+    region: Region = "head",
 ) -> Settled:
     """The painted image with the finish of the weights.
 
@@ -130,6 +135,8 @@ def settle(
       spec: of the weights.
       inside: where the body's image is its photo and not repeated pixels.
       head_inside: the same of the head's; None for everywhere.
+      drawn: where the layout has hair or a hat that the head's image does not; None for nowhere.
+      region: what the head photo gives.
     """
     finish, labels, scale = spec.finish, spec.labels, spec.scale
     result = painted if not finish.match_border else match_border(painted, layers)
@@ -139,9 +146,15 @@ def settle(
         surfaces = [layout == index for index in set(labels.body) - set(skin_classes(labels))]
         for surface in (*surfaces, skin):
             result = _continued(result, layers, surface & inside, finish, sources, scale)
-    if finish.texture and head_inside is not None and not head_inside.all():
+        if region in ("hair", "hat", "face"):
+            face = (layout == labels.face) & inside
+            share = finish.tone if region == "face" else 1.0
+            result = _face_continued(result, layers, face, region, share, scale)
+    beyond = np.zeros(skin.shape, bool) if head_inside is None else ~head_inside
+    drawn = np.zeros(skin.shape, bool) if drawn is None else drawn
+    if finish.texture and (beyond.any() or drawn.any()):
         for index in set(labels.head) - {labels.face}:
-            result = _grown(result, layers, layout == index, ~head_inside, scale)
+            result = _grown(result, layers, layout == index, beyond, drawn, scale)
     if finish.hue:
         face = (layout == labels.face) & (layers.head_alpha > 0.9)
         bare = skin & (layers.body_alpha == 1) & inside
@@ -186,12 +199,39 @@ def _continued(
     return result + share * finish.texture * (plate - result)
 
 
+def _face_continued(
+    result: np.ndarray, layers: Layers, face: np.ndarray, region: Region, share: float,
+    scale: float,
+) -> np.ndarray:  # fmt: skip
+    """A forehead or cheek that hair hid, or that is beyond the other face, like the kept face.
+
+    What is painted there takes shadows from the hair beside it, and patches would show eyes.
+    """
+    image, alpha = layers.body, layers.body_alpha
+    if region == "face":
+        image = np.where((layers.head_alpha > 0.5)[..., None], layers.head, image)
+        alpha = np.maximum(alpha, layers.head_alpha)
+    seen = (alpha == 1) & face
+    if seen.mean() <= _SEEN:
+        return result
+    fine, wide = (
+        to_lab(_local_mean(image.astype(np.float32), seen, sigma * scale))
+        for sigma in (_FINE, _WIDE)
+    )
+    seen &= np.linalg.norm(fine - wide, axis=-1) < _ALIKE  # neither eyes nor brows
+    known = replace(layers, body=image, body_alpha=seen.astype(np.float32))
+    tone = _tone(result, known, face, scale, (_COARSE, _FINE))
+    return result + share * _share(face, scale) * tone
+
+
 def _grown(
-    result: np.ndarray, layers: Layers, hair: np.ndarray, beyond: np.ndarray, scale: float
-) -> np.ndarray:
-    """Hair or a hat that its photo cuts off, made of what that shows of it."""
+    result: np.ndarray, layers: Layers, hair: np.ndarray, beyond: np.ndarray, drawn: np.ndarray,
+    scale: float,
+) -> np.ndarray:  # fmt: skip
+    """Hair or a hat that its photo cuts off, or does not show, made of what that shows of it."""
     seen, hidden = hair & (layers.head_alpha == 1), hair & (beyond | (layers.head_alpha < 1))
     hidden = np.asarray(ndimage.binary_propagation(hair & beyond, mask=hidden), bool)
+    hidden |= hair & drawn
     if not hidden.any() or seen.mean() <= _SEEN:
         return result
     share = _share(hidden, scale)
@@ -254,13 +294,19 @@ def _share(region: np.ndarray, scale: float) -> np.ndarray:
     return ndimage.gaussian_filter(region.astype(np.float32), _SOFT * scale)[..., None]
 
 
-def _tone(image: np.ndarray, layers: Layers, region: np.ndarray, scale: float) -> np.ndarray:
-    """How far the region's colours are from the smooth continuation of what is seen of it."""
+def _tone(
+    image: np.ndarray, layers: Layers, region: np.ndarray, scale: float,
+    sigmas: tuple[float, float] = (_FINE, _COARSE),
+) -> np.ndarray:  # fmt: skip
+    """How far the region's colours are from the smooth continuation of what is seen of it.
+
+    `sigmas` are of what is seen and of the region.
+    """
     seen = (layers.body_alpha > 0.5) & region
-    near = _local_mean(layers.body.astype(np.float32), seen, _FINE * scale)
+    near = _local_mean(layers.body.astype(np.float32), seen, sigmas[0] * scale)
     sigma = (2 * scale, 2 * scale, 0)
     plate = ndimage.gaussian_filter(membrane(near, seen.astype(np.float32)), sigma)
-    return plate - _local_mean(image, region, _COARSE * scale)
+    return plate - _local_mean(image, region, sigmas[1] * scale)
 
 
 def _completed(

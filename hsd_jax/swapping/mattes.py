@@ -14,6 +14,7 @@ from hsd_jax.imaging import framing
 from hsd_jax.imaging.colour import to_lab
 from hsd_jax.imaging.matting import closed_form, colours_apart
 from hsd_jax.labels import LabelSet
+from hsd_jax.parsing.complexion import skin_classes
 from hsd_jax.parsing.photo_parser import Person
 from hsd_jax.swapping.spec import SwapSpec
 
@@ -24,6 +25,7 @@ _STRAND, _SOLID = 0.05, 0.3  # alpha of hair before an even background, and more
 _NEAR_HAIR = 12.0  # pixels at 256 over which alphas before busy backgrounds lose all trust
 _EVEN_TO_BUSY, _PATTERN = (3.0, 12.0), 3.0  # standard deviations of grey, over this many pixels
 _BRIM = 1.5  # pixels at 256 by which the parser's outline of a hat may be wrong
+_FRINGE = 4.0  # pixels at 256 over which hair may lie on a face beyond the parser's outline
 _HAZE = 0.08  # false alpha on patterned backgrounds
 _NEAR = 2  # pixels at 256 around strands that JPEG and sharpening affect
 # A beard below a jaw: how far it may reach and how near the face it begins, in pixels at 256, and
@@ -45,21 +47,22 @@ class Matte(NamedTuple):
     """Those of what is behind it."""
 
 
-def head_matte(head: Person, spec: SwapSpec) -> Matte:
+def head_matte(head: Person, spec: SwapSpec, given: tuple[int, ...] | None = None) -> Matte:
     """The matte of the new head, from its own photo.
 
     Args:
       head: the aligned head of a pair.
       spec: of the weights; `finish.hair` is how far out strands are searched for.
+      given: the classes of the head that are taken; None for all. The others count as background.
     """
     size = max(_SIDE, spec.size)
     image = framing.take(head.photo, head.crop, size)
     layout = framing.enlarge(head.layout, size)
-    alpha, zone, far = _matte(image, layout, spec.labels, size, spec.finish.hair)
+    alpha, zone, far = _matte(image, layout, spec.labels, size, spec.finish.hair, given)
     zone &= framing.inside(head.photo, head.crop, size)  # beyond its photo a head is generated
     alpha = np.clip((alpha - _HAZE) / (1 - 2 * _HAZE), 0, 1)
     # A hat has no strands; those before a busy background cannot be told from it.
-    stray = (far > 0) & (alpha < _least_alpha(image, far) - _STRAND)
+    stray = (layout == spec.labels.background) & (alpha < _least_alpha(image, far) - _STRAND)
     stray |= (far > _BRIM) & _along_hat(layout, spec.labels)
     alpha = np.where(stray, 0, alpha).astype(np.float32)
     soft = ndimage.gaussian_filter(zone.astype(np.float32), size / 256)
@@ -116,6 +119,17 @@ def old_beard(body: Person, spec: SwapSpec) -> Bool[np.ndarray, "s s"]:
     return np.asarray(wide, bool) & neck
 
 
+def _fading_on_skin(
+    hair: np.ndarray, skin: np.ndarray, background: np.ndarray, unit: float
+) -> np.ndarray:
+    """The most that alpha may be: shaded skin is as dark as hair, and specks of it are none."""
+    near, on_skin, before = (
+        ndimage.gaussian_filter(mask.astype(np.float32), _FRINGE / 2 * unit)
+        for mask in (hair, skin, background)
+    )
+    return np.where(on_skin > before, np.clip(2 * near, 0, 1), np.float32(1))
+
+
 def _along_hat(layout: np.ndarray, labels: LabelSet) -> np.ndarray:
     """Where the nearest part of the head is a hat."""
     head = np.isin(layout, labels.head)
@@ -139,19 +153,29 @@ def _least_alpha(image: np.ndarray, far: np.ndarray) -> np.ndarray:
 
 
 def _matte(
-    image: np.ndarray, layout: np.ndarray, labels: LabelSet, size: int, reach: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The alpha of a head, the zone along its border with the background, and how far from the head
-    each pixel is, in pixels at 256."""
-    head, background = np.isin(layout, labels.head), layout == labels.background
-    other = ~head & ~background
-    inner = np.asarray(ndimage.distance_transform_edt(head))
+    image: np.ndarray, layout: np.ndarray, labels: LabelSet, size: int, reach: float,
+    given: tuple[int, ...] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """The alpha of a head or of the classes given of it, the zone along its border with the
+    background, and how far from it each pixel is, in pixels at 256."""
+    head, background = np.isin(layout, given or labels.head), layout == labels.background
+    skin = np.zeros(head.shape, bool)
+    if given:  # the rest of the head, a neck: hair lies on them as strands, too
+        skin = np.isin(layout, (*labels.head, *skin_classes(labels))) & ~head
+    other = ~head & ~background & ~skin
+    inner = np.asarray(ndimage.distance_transform_edt(head | skin))
     outer = np.asarray(ndimage.distance_transform_edt(~head))
     unit = size / 256
-    band = (inner < _INSIDE * unit) & (outer < reach * unit) & ~other
+    band = (inner < _INSIDE * unit) & (outer < reach * unit) & ~other & ~skin
+    if given:
+        to_skin = np.asarray(ndimage.distance_transform_edt(~skin))
+        band |= (to_skin + outer < _FRINGE * unit) & (head | skin)
+    background |= skin
     # Along necks and clothes the parser's outline is better.
     to_background = np.asarray(ndimage.distance_transform_edt(~background))
     to_other = np.asarray(ndimage.distance_transform_edt(~other))
     band &= (to_background < to_other) | ~other.any()
     alpha = closed_form(image, head & ~band, ~head & ~band)
+    if given:
+        alpha = np.minimum(alpha, _fading_on_skin(head, skin, background & ~skin, unit))
     return alpha, band, outer / unit

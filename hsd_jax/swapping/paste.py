@@ -19,6 +19,7 @@ from hsd_jax.runtime.threads import begin, spread
 from hsd_jax.swapping.finish import Layers, Settled, blend, settle
 from hsd_jax.swapping.light import greyed, is_grey
 from hsd_jax.swapping.mattes import Matte, head_matte
+from hsd_jax.swapping.mixing import region_classes
 from hsd_jax.swapping.pair import Pair
 from hsd_jax.swapping.plan import Plan
 from hsd_jax.swapping.spec import SwapSpec
@@ -72,7 +73,8 @@ def paste_back(
 
 def begin_matte(pair: Pair, spec: SwapSpec) -> Future[Matte] | None:
     """Starts to matte the head, if the weights ask for it: it only takes the head's photo."""
-    return begin(head_matte, pair.head, spec) if spec.finish.hair else None
+    given = region_classes(pair.edit.region, spec.labels) if pair.edit.region != "head" else None
+    return begin(head_matte, pair.head, spec, given) if spec.finish.hair else None
 
 
 def _compose(
@@ -91,7 +93,10 @@ def _compose(
     layers = Layers.at_crop(head.image, body.image, plan.head, plan.body | under)
     if spec.finish.light and is_grey(head.image) and is_grey(body.image):
         painted = greyed(painted)
-    settled = settle(painted, layers, plan.layout, spec, body.inside, head.inside)
+    drawn = np.isin(plan.layout, spec.labels.head) & (plan.layout != head.layout) & ~plan.body
+    settled = settle(
+        painted, layers, plan.layout, spec, body.inside, head.inside, drawn, pair.edit.region
+    )
     kept = _Kept.of(pair, layers)
     hair = _Hair.of(matte.result(), side) if matte else None
     enlarged = _enlarged(settled, kept.body, spec.finish.detail)

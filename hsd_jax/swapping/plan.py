@@ -33,6 +33,7 @@ _JAW_MARGIN = 2
 _STRIP = 8  # height of the head's own neck that is kept under its jaw
 _EDGE_OUTSIDE = 4
 _EDGE_INSIDE = 2
+_CHEEK_INSIDE = 4
 _REGION_MARGINS = {"hair": 4, "hat": 4, "face": 2, "clothes": 3}  # around the part that is replaced
 
 
@@ -121,6 +122,9 @@ def _local_plan(
     given = region_classes(region, labels)
     blended, regions = mix_layouts(layout_head, layout_body, labels, region)
     old = group_mask(layout_body, given)
+    if region == "hat":
+        pressed = _above_hat(layout_head, layout_body, given, labels)
+        old, layout_body = old | pressed, jnp.where(pressed, labels.background, layout_body)
     # Clothes continue behind the hair that hid them; other regions end where their photo says.
     without = labels.head if region == "clothes" else given
     filled = _inpaint(generator, params, blended, regions, spec, without)
@@ -129,14 +133,44 @@ def _local_plan(
     filled = jnp.where(group_mask(layout_head, skin), layout_head, filled)
     if region == "face":
         filled = jnp.full_like(filled, labels.face)
-    holes = old & (regions.head == 0)
+    holes = group_mask(layout_body, given) & (regions.head == 0)
     layout = jnp.where(holes, filled, jnp.where(regions.head > 0, layout_head, layout_body))
-    painted = (
-        (dilate(old, margin(_REGION_MARGINS[region])) > 0)
-        | (dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0)
-    )
-    head = erode(regions.head, margin(_EDGE_INSIDE)) > 0
+    painted = dilate(old, margin(_REGION_MARGINS[region])) > 0
+    if region == "hair":
+        gap = _gap(layout_head, layout_body, given, labels)
+        layout = jnp.where(gap, given[0], layout)
+        painted |= dilate(gap, margin(_CHANGED_MARGIN)) > 0
+    if not (spec.finish.hair and region in ("hair", "hat")):  # which end in an alpha then
+        painted |= dilate(regions.head, margin(_EDGE_OUTSIDE)) > 0
+    # Beside a face is its own hair, not the body's.
+    inside = _CHEEK_INSIDE if region == "face" else _EDGE_INSIDE
+    head = erode(regions.head, margin(inside)) > 0
     return Plan(blended, layout.astype(jnp.int32), head, ~painted & ~head)
+
+
+def _above_hat(
+    layout_head: Array, layout_body: Array, hat: tuple[int, ...], labels: LabelSet
+) -> Bool[Array, "b h w"]:
+    """The body's hair that the new hat would press down: it would stand beside and above it."""
+    rows, columns = (jnp.arange(side) for side in layout_head.shape[-2:])
+    edge = jnp.max(jnp.where(group_mask(layout_head, hat), rows[None, :, None], -1), -2)
+    shown = edge >= 0
+    first, last = jnp.argmax(shown, -1), columns[-1] - jnp.argmax(shown[:, ::-1], -1)
+    nearest = jnp.clip(columns[None], first[:, None], last[:, None])
+    above = rows[None, :, None] <= jnp.take_along_axis(edge, nearest, -1)[:, None]
+    hair = group_mask(layout_body, region_classes("hair", labels))
+    return above & hair & (layout_head == labels.background)
+
+
+def _gap(
+    layout_head: Array, layout_body: Array, hair: tuple[int, ...], labels: LabelSet
+) -> Bool[Array, "b h w"]:
+    """Where new hair frames a wider face than the body's: there it would frame the background."""
+    framed = jnp.ones(layout_head.shape, bool)
+    for reverse in (False, True):
+        framed &= jax.lax.cummax(group_mask(layout_head, hair).astype(jnp.int8), 2, reverse) > 0
+    own = group_mask(layout_head, labels.head) & ~group_mask(layout_head, hair)
+    return framed & own & (layout_body == labels.background)
 
 
 def _under_jaw(layout_head: Array, layout: Array, spec: SwapSpec) -> Bool[Array, "b h w"]:
