@@ -1,5 +1,6 @@
 """The package as a library: quick to import, safe in threads, quiet, and stopped when asked."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -75,10 +76,12 @@ def test_threads_compile_a_program_once_and_a_failure_is_no_end():
     assert len(calls) == 2
 
 
-def test_a_swap_tells_its_stages_and_stops_when_asked(tiny, pair, capsys):
+def test_a_swap_tells_its_stages_and_stops_when_asked(tiny, pair, capsys, caplog):
     stages: list[str] = []
-    tiny(*pair, progress=stages.append)
+    with caplog.at_level(logging.DEBUG, "hsd_jax"):
+        tiny(*pair, progress=stages.append)
     assert stages == ["parsing", "painting", "finishing"]
+    assert [x.message for x in caplog.records if x.name == "hsd_jax.swap"] == stages
 
     class Stopped(Exception):
         pass

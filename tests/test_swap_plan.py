@@ -119,7 +119,7 @@ def test_what_a_new_hat_presses_down_goes():
     head, body = jnp.asarray(head), jnp.asarray(body)
     pressed = np.asarray(plan._above_hat(head, body, (hat,), HALFBODY9))[0]
     assert pressed[6:10, 14:50].all() and pressed[10:26, 14:20].all()  # above and beside
-    assert pressed[10:20, 44:50].all() and not pressed[20:, 44:].any()  # to its edge there
+    assert pressed[10:20, 44:50].all() and not pressed[20:, 44:].any()  # it ends higher there
     assert not pressed[26:].any() and not pressed[10:20, 20:44].any() and not pressed[:6].any()
     assert not np.asarray(plan._above_hat(body, body, (hat,), HALFBODY9)).any()
 

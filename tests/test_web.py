@@ -322,26 +322,6 @@ def test_ports_and_accounts_that_are_none(url, folder, capsys):
 # The load and the browser: slow
 
 
-def load(url: str, head: Path, body: Path, extra: dict[str, Path]) -> None:
-    """Ten swaps at once, and files that are none: each gets its answer."""
-    client = Client(url, auth=ACCOUNT, verbose=False)
-    files = handle_file(str(head)), handle_file(str(body))
-    jobs = [client.submit(*files, seed=seed, api_name="/swap") for seed in range(10)]
-    bad = {
-        name: client.submit(handle_file(str(path)), files[1], api_name="/swap")
-        for name, path in extra.items()
-    }
-    results = {Path(job.result(timeout=600)[0][0]).read_bytes() for job in jobs}
-    assert len(results) == 10
-    for name, job in bad.items():
-        if error := job.exception(timeout=600):
-            assert isinstance(error, AppError) and "the head photo" in str(error), name
-    waited = time.monotonic()
-    cancelled = client.submit(*files, api_name="/swap")
-    cancelled.cancel()
-    assert asked(client, head, body) and time.monotonic() - waited < 600
-
-
 @pytest.mark.slow
 def test_who_asks_once_is_not_behind_who_asks_often(client, url):
     head, body = (handle_file(str(photo)) for photo in find_photos())
@@ -361,12 +341,32 @@ def test_who_asks_once_is_not_behind_who_asks_often(client, url):
 
 
 @pytest.mark.slow
-def test_ten_at_once_a_huge_photo_and_a_text(url, tmp_path):
+def test_ten_at_once_a_huge_photo_and_a_text(url, folder, tmp_path):
     head, body = find_photos()
-    (tmp_path / "text.jpg").write_text("no image")
-    Image.open(body).convert("RGB").resize((3240, 3240)).save(tmp_path / "huge.bmp")
-    assert (tmp_path / "huge.bmp").stat().st_size > 30 * 10**6
-    load(url, head, body, {n: tmp_path / n for n in ("text.jpg", "huge.bmp")})
+    text, huge = tmp_path / "text.jpg", tmp_path / "huge.bmp"
+    text.write_text("no image")
+    Image.open(body).convert("RGB").resize((3240, 3240)).save(huge)
+    assert huge.stat().st_size > 30 * 10**6
+    patient = {"timeout": 600}  # a machine at its limit answers late
+    clients = [
+        Client(url, auth=ACCOUNT, verbose=False, httpx_kwargs=patient) for _ in range(10)
+    ]
+    files = handle_file(str(head)), handle_file(str(body))
+    start = time.monotonic()
+    jobs = [x.submit(*files, seed=n, api_name="/swap") for n, x in enumerate(clients)]
+    bad = [clients[0].submit(handle_file(str(x)), files[1], api_name="/swap") for x in (text, huge)]
+    results = [Path(job.result(timeout=600)[0][0]) for job in jobs]
+    print(f"ten swaps in {time.monotonic() - start:.0f} s")
+    error = bad[0].exception(timeout=600)
+    assert isinstance(error, AppError) and "the head photo is no" in str(error)
+    assert len(bad[1].result(timeout=600)[0]) == 1
+    swapper = HeadSwapper.from_pretrained(folder)
+    for seed, result in enumerate(results):
+        with Image.open(result) as image:
+            np.testing.assert_array_equal(image, swapper(head, body, seed=seed).image)
+    cancelled = clients[0].submit(*files, api_name="/swap")
+    cancelled.cancel()
+    assert asked(clients[1], head, body)
 
 
 def draw(page: Any, phone: bool) -> None:

@@ -128,9 +128,13 @@ def _local_plan(
     # Clothes continue behind the hair that hid them; other regions end where their photo says.
     without = labels.head if region == "clothes" else given
     filled = _inpaint(generator, params, blended, regions, spec, without)
-    # What the old region hid is skin where the head photo shows skin: a forehead, an open collar.
-    skin = skin_classes(labels) if region == "clothes" else (labels.face,)
-    filled = jnp.where(group_mask(layout_head, skin), layout_head, filled)
+    # What the old region hid is skin where the head photo shows skin: an open collar, or, be it
+    # behind glasses, a forehead.
+    if region == "clothes":
+        filled = jnp.where(group_mask(layout_head, skin_classes(labels)), layout_head, filled)
+    else:
+        bare = group_mask(layout_head, region_classes("face", labels))
+        filled = jnp.where(bare, labels.face, filled)
     if region == "face":
         filled = jnp.full_like(filled, labels.face)
     holes = group_mask(layout_body, given) & (regions.head == 0)
@@ -154,10 +158,11 @@ def _above_hat(
     """The body's hair that the new hat would press down: it would stand beside and above it."""
     rows, columns = (jnp.arange(side) for side in layout_head.shape[-2:])
     edge = jnp.max(jnp.where(group_mask(layout_head, hat), rows[None, :, None], -1), -2)
-    shown = edge >= 0
-    first, last = jnp.argmax(shown, -1), columns[-1] - jnp.argmax(shown[:, ::-1], -1)
-    nearest = jnp.clip(columns[None], first[:, None], last[:, None])
-    above = rows[None, :, None] <= jnp.take_along_axis(edge, nearest, -1)[:, None]
+    places = jnp.where(edge >= 0, columns[None], 0)
+    middle = jnp.sum(places, -1) / jnp.maximum(jnp.sum(edge >= 0, -1), 1)
+    left = columns[None] < middle[:, None]
+    brims = [jnp.max(jnp.where(side, edge, -1), -1) for side in (left, ~left)]
+    above = rows[None, :, None] <= jnp.where(left, *(brim[:, None] for brim in brims))[:, None]
     hair = group_mask(layout_body, region_classes("hair", labels))
     return above & hair & (layout_head == labels.background)
 

@@ -29,7 +29,7 @@ _KEPT_SECONDS = 3600
 
 _INTRO = """# Head swap
 The head of one photo on the body of another. Photos of people seen from about the same side, head
-and shoulders upright, work best."""
+and shoulders upright, work best. The first swap after a start takes longest."""
 _RESPONSIBLE = """A head swap shows someone in a place and a body that are not theirs. **Use photos
 of people who agreed to it, or of yourself.** Do not use it to deceive, to harass, for sexual
 content, for identification or to get around it, or to show a real person in a bad light. Every
@@ -129,8 +129,8 @@ def build(desk: Desk, queue: FairQueue, example: tuple[Path, Path] | None = None
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 with gr.Row():
-                    head, head_person = _photo("1. Head", "head", HEAD, desk)
-                    body, person = _photo("2. Body", "body", BODY, desk)
+                    head, head_person = _photo("1. Whose head", "head", HEAD, desk)
+                    body, person = _photo("2. On whose body", "body", BODY, desk)
                 if example:
                     _example(example, head, body)
                 *options, light = _options(desk)
@@ -164,7 +164,7 @@ def _photo(label: str, name: str, role: str, desk: Desk) -> tuple[gr.Image, gr.R
             label=label, height=280, sources=["upload", "webcam", "clipboard"], elem_id=name
         )
         seen = gr.Image(
-            label="Found", height=280, interactive=False, buttons=[],
+            label="What is seen in it", height=280, interactive=False, buttons=[],
             visible=False, elem_id=f"seen-{name}",
         )  # fmt: skip
         person = gr.Radio(
@@ -202,7 +202,7 @@ def _options(desk: Desk) -> list[Any]:
             samples = gr.Slider(1, MAX_SAMPLES, 1, step=1, label="Samples", min_width=160)
             steps = gr.Slider(
                 2, max(_MAX_STEPS, desk.default_steps), desk.default_steps, step=1, label="Steps",
-                info="calls of the UNet", min_width=160,
+                info="of painting; more take longer", min_width=160,
             )  # fmt: skip
         with gr.Row():
             tone = gr.Radio(
@@ -275,7 +275,8 @@ class _Result:
         )  # fmt: skip
         self.notes = gr.Markdown()
         self.samples = gr.Gallery(
-            label="Samples: choose one", columns=MAX_SAMPLES, height=150, visible=False,
+            label="Samples: choose one", columns=MAX_SAMPLES, height=220, visible=False,
+            object_fit="contain",
             allow_preview=False, interactive=False,
         )  # fmt: skip
         self.download = gr.DownloadButton(
