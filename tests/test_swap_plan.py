@@ -130,3 +130,23 @@ def test_no_background_shows_between_new_hair_and_a_narrower_face():
     body[0, 20:40, 26:38] = FACE
     gap = np.asarray(plan._gap(jnp.asarray(head), jnp.asarray(body), (HAIR,), HALFBODY9))[0]
     assert gap[20:40, 20:26].all() and gap[20:40, 38:44].all() and gap.sum() == 20 * 12
+
+
+class Empty:
+    """A generator that sees background everywhere."""
+
+    def apply(self, variables, x, **_):
+        return LayoutOutput(jnp.zeros_like(x).at[..., 0].set(1), x, x[..., :1])
+
+
+@pytest.mark.untyped
+def test_what_the_old_hair_hid_is_skin_behind_glasses_too(spec):
+    head, body = np.zeros((2, 1, 256, 256), np.int32)
+    head[0, 40:80, 80:180], head[0, 80:160, 100:160] = HAIR, FACE
+    head[0, 100:115, 100:130] = HALFBODY9.index("glasses")
+    body[0, 50:200, 60:200], body[0, 90:160, 120:150] = HAIR, FACE
+    made = plan.make_plan(Empty(), {}, jnp.asarray(head), jnp.asarray(body), spec, "hair")
+    layout, kept = np.asarray(made.layout)[0], np.asarray(made.body)[0]
+    assert (layout[80:160, 100:160] == FACE).all() and (layout[40:80, 80:180] == HAIR).all()
+    assert not layout[160:200].any() and not kept[50:200, 60:110].any()
+    assert kept[110:150, 130:140].all() and not made.head[0, 80:].any()

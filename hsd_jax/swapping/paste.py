@@ -73,8 +73,11 @@ def paste_back(
 
 def begin_matte(pair: Pair, spec: SwapSpec) -> Future[Matte] | None:
     """Starts to matte the head, if the weights ask for it: it only takes the head's photo."""
-    given = region_classes(pair.edit.region, spec.labels) if pair.edit.region != "head" else None
-    return begin(head_matte, pair.head, spec, given) if spec.finish.hair else None
+    if not spec.finish.hair:
+        return None
+    region = pair.edit.region
+    given = None if region == "head" else region_classes(region, spec.labels)
+    return begin(head_matte, pair.head, spec, given)
 
 
 def _compose(
