@@ -362,8 +362,10 @@ def test_ten_at_once_a_huge_photo_and_a_text(url, folder, tmp_path):
     assert len(bad[1].result(timeout=600)[0]) == 1
     swapper = HeadSwapper.from_pretrained(folder)
     for seed, result in enumerate(results):
-        with Image.open(result) as image:
-            np.testing.assert_array_equal(image, swapper(head, body, seed=seed).image)
+        with Image.open(result) as image:  # of another process: up to rounding
+            apart = np.abs(np.asarray(image, int) - swapper(head, body, seed=seed).image)
+        assert apart.max() <= 1 and apart.mean() < 1e-3
+    assert len({result.read_bytes() for result in results}) == 10
     cancelled = clients[0].submit(*files, api_name="/swap")
     cancelled.cancel()
     assert asked(clients[1], head, body)
