@@ -13,6 +13,8 @@ from hsd_jax.imaging.demo import find_photos
 from hsd_jax.labels import HALFBODY9
 from hsd_jax.parsing.faces import SURE
 from hsd_jax.parsing.photo_parser import PhotoParser
+from hsd_jax.parsing.segmenter import Segmenter
+from hsd_jax.runtime.recent import Recent
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,28 @@ def test_a_person_is_framed_by_the_face(parser, astronaut):
     assert abs(np.sqrt(len(rows)) / 256 - person.share) < 0.04
     shares = np.bincount(person.layout.ravel(), minlength=9) / person.layout.size
     assert shares[HALFBODY9.index("clothes")] > 0.2 and shares[HALFBODY9.index("hair")] > 0.02
+
+
+def test_a_photo_seen_before_is_not_parsed_again(seeing, astronaut, monkeypatch):
+    first = seeing.person(astronaut)
+    body = seeing.find(astronaut)
+    for name in ("glance", "probabilities"):
+        monkeypatch.delattr(Segmenter, name)
+    again = seeing.person(astronaut.copy())
+    np.testing.assert_array_equal(again.layout, first.layout)
+    np.testing.assert_array_equal(again.photo, astronaut)
+    assert again.crop == first.crop and seeing.find(astronaut.copy()) == body
+    changed = astronaut.copy()
+    changed[-1, -1] ^= 1
+    with pytest.raises(AttributeError, match="glance"):
+        seeing.find(changed)
+
+
+def test_only_recent_photos_are_remembered():
+    made, recent = [], Recent(2)
+    for key in "abacab":
+        assert recent.get(key, lambda key=key: made.append(key) or key) == key
+    assert made == ["a", "b", "c", "b"]
 
 
 def test_a_smaller_photo_shows_the_same_person(parser, astronaut):

@@ -23,6 +23,7 @@ from hsd_jax.parsing.landmarks import locate
 from hsd_jax.parsing.landmarks import program as landmark_program
 from hsd_jax.parsing.segmenter import Segmenter
 from hsd_jax.runtime.programs import Program
+from hsd_jax.runtime.recent import Recent, digest
 from hsd_jax.weights import Loaded, has_part, load_part
 
 _ZOOMS = (1, 2)  # of the whole photo; the second if the first finds no sure face
@@ -30,6 +31,8 @@ _MIN_FACE = 12  # pixels of the photo; on smaller faces a swap is not visible
 _SETTLED = 0.98  # confidence; with less the photo is also tried sideways and upside down
 _PANORAMA = 8  # times as long as wide: taken as it lies, so that it is refused at once
 _SURER = 50  # factor by which the odds of a face must rise for the photo to be turned
+_FINDINGS, _PEOPLE = 256, 16  # photos whose faces are remembered; people, of a megabyte each
+_NO_PHOTO = np.empty((0, 0, 3), np.uint8)  # in place of photos that are not kept
 _MIN_SURE = 0.75  # mean probability: real faces have 0.82 and more, blank images 0.67 at most
 
 
@@ -70,7 +73,10 @@ class Person:
 
 
 class PhotoParser:
-    """Applies a parser to photos of any size."""
+    """Applies a parser to photos of any size.
+
+    It remembers what it found in recent photos, which batches and the page give again and again.
+    """
 
     def __init__(
         self,
@@ -92,6 +98,8 @@ class PhotoParser:
           ValueError: if the parser's layouts cannot be remapped to `labels`.
         """
         self._segmenter, self._landmarks = Segmenter(weights), landmarks
+        self._findings: Recent[tuple[int, list[Face]]] = Recent(_FINDINGS)
+        self._people: Recent[Person] = Recent(_PEOPLE)
         own = self._segmenter.labels
         self.labels, self.size = labels or own, size or self._segmenter.size
         if reason := can_remap(own, self.labels):
@@ -146,6 +154,9 @@ class PhotoParser:
           The number of counter-clockwise quarter turns that turn the photo upright, and the faces
           of the turned photo.
         """
+        return self._findings.get(digest(image), lambda: self._find(image))
+
+    def _find(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[int, list[Face]]:
         faces = self._survey(image)[0]
         if self._landmarks is None or surest(faces) >= _SETTLED or _is_panorama(image):
             return 0, faces
@@ -181,7 +192,8 @@ class PhotoParser:
         Raises:
           ValueError: if there are fewer than `number` faces.
         """
-        turns, found = self.find(image)
+        key = digest(image)
+        turns, found = self._findings.get(key, lambda: self._find(image))
         faces = _accepted(found)
         if not faces:
             raise ValueError(f"{name}: {_no_face(found)}")
@@ -190,9 +202,17 @@ class PhotoParser:
                 f"{name}: there is no person {number}: {len(faces)} found, counted by size from 1"
             )
         face, photo = faces[number - 1], np.ascontiguousarray(np.rot90(image, turns))
-        share = like.share if like else face.share_in(photo)
-        person = self._framed(photo, face, share, len(faces), like, turned)
-        return replace(person, turns=turns)
+        if like:
+            person = self._framed(photo, face, like.share, len(faces), like, turned)
+            return replace(person, turns=turns)
+
+        def framed() -> Person:
+            person = self._framed(photo, face, face.share_in(photo), len(faces))
+            for array in (person.image, person.layout, person.inside):
+                array.setflags(write=False)  # others will be given them, too
+            return replace(person, photo=_NO_PHOTO, turns=turns)
+
+        return replace(self._people.get((key, number), framed), photo=photo)
 
     def reframed(self, person: Person, share: float, like: Person | None = None) -> Person:
         """Crops and parses the same person again, with another share."""
