@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -311,6 +312,13 @@ def test_from_pairs_to_report(
     kept = content["methods"]["body-photo"]["metrics"]
     assert kept["body-SSIM"]["value"] > 0.99 > kept["head-SSIM"]["value"]
     assert content["per_pair"]["id"] == [p.id for p in listed]
+    apart = content["differences"]
+    assert apart["from"] == "telea" and list(apart["methods"]) == list(content["methods"])[1:]
+    for name in ("FD-colour", "body-SSIM"):
+        row = apart["methods"]["theirs"][name]
+        other = content["methods"]["theirs"]["metrics"][name]["value"]
+        assert row["value"] == pytest.approx(other - found[name]["value"])
+        assert row["low"] <= row["value"] <= row["high"]
     numbers = content["per_pair"]["theirs"]
     assert set(map(len, numbers.values())) == {len(listed)}
     assert found["head-SSIM"]["low"] <= found["head-SSIM"]["value"]
@@ -320,6 +328,9 @@ def test_from_pairs_to_report(
     markdown = (out / "report.md").read_text()
     assert "| HS-Diffusion, aligned | 0.9812" in markdown and "**" in markdown
     assert {len(line.split("|")) for line in markdown.splitlines() if "telea |" in line} == {6, 9}
+    assert "| Distances to the real images: difference from telea | FD-colour" in markdown
+    black = next(x for x in markdown.splitlines() if x.startswith("| theirs | **+"))
+    assert re.match(r"\| theirs \| \*\*\+[\d.]+ \[\+[\d.]+, \+[\d.]+\]\*\*", black)
 
 
 def test_the_page_stands_alone(prepared: Path):
@@ -414,7 +425,7 @@ def test_rows_of_the_paper_and_what_they_need():
 def test_rows_are_settings(tmp_path: Path):
     config = Path(__file__).parents[1] / "configs" / "inference_ablations.py"
     rows = {row.name: row for row in benchmark.load_rows(config)}
-    assert len(rows) == 23 and {row.weights for row in rows.values()} == {"ldm"}
+    assert len(rows) == 22 and {row.weights for row in rows.values()} == {"ldm"}
     default = rows["baseline"].settings({"solver": "ddim", "steps": None})
     assert default["solver"] == "dpmpp" and default["steps"] == 10
     differing = {
@@ -427,7 +438,6 @@ def test_rows_are_settings(tmp_path: Path):
         "no mixing": ["mixing"], "one noise": ["draws"],
         "only x0 mixed": ["mixed"], "unaligned": ["aligned"], "necks aligned": ["aligned"],
         "margin 3": ["margin"], "margin 8": ["margin"], "photo kept": ["preserve"],
-        "dpmpp 10": [],
     }  # fmt: skip
     path = tmp_path / "rows.py"
     for row, what in (
@@ -499,9 +509,23 @@ def test_severity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "9 test images, FD-colour"
     assert [line.split()[0] for line in lines[1:]] == ["blur", "noise", "jpeg", "cut-and-paste"]
+    assert lines[4].endswith(" (1.000)   grows")  # of all cut and pasted, the ratio's scale
     # Colours and their deviation tell noise; heads on a white canvas have other colours.
     assert lines[2].endswith("   grows") and lines[4].endswith("   grows")
     assert severity.grows([1, 2, 3]) and not severity.grows([1, 1, 3])
+
+
+def test_extractors_are_compared_by_their_ranks():
+    def row(*values: float) -> dict:
+        names = ("FD-a", "FID", "Mask-FD-a")
+        return {"metrics": {name: {"value": v} for name, v in zip(names, values, strict=True)}}
+
+    content = {"methods": {"x": row(1, 9, 0), "y": row(2, 8, 0), "z": row(3, 7, 0)}}
+    content["methods"]["body-photo"] = row(9, 9, 0)
+    lines = report.agreement(content)
+    assert lines == ["Rank correlation over the methods: FD-a and FID -1.00."]
+    del content["methods"]["z"]  # the ranks of two say nothing
+    assert report.agreement(content) == []
 
 
 def test_best_leaves_out_what_swaps_nothing():

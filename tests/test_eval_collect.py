@@ -28,6 +28,9 @@ def report(folder: Path) -> Path:
             }}
             for name, row in rows.items()
         },
+        "differences": {"from": "ddim 5", "methods": {
+            "ddim 10": {"FD-hsd": dict(value=-10.0, low=-20.0, high=-1.0)},
+        }},
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(content))
     return folder
@@ -56,6 +59,8 @@ def test_reports_and_runs_become_one_csv_and_a_plot(tmp_path: Path, capsys):
         "source": "", "name": "ddim 5", "solver": "ddim", "steps": "5", "FD-hsd": "20.0",
         "FD-hsd:low": "1.0", "KD-hsd": "2.0", "data.cover": "",
     }  # fmt: skip
+    apart = [rows[1][f"FD-hsd:difference{end}"] for end in ("", ":low", ":high")]
+    assert apart == ["-10.0", "-20.0", "-1.0"] and rows[0]["FD-hsd:difference"] == ""
     assert [row["validation/loss"] for row in rows[-2:]] == ["0.5", "1.5"]
     assert [row["step"] for row in rows[-2:]] == ["2", "2"]
 

@@ -10,9 +10,9 @@ from hsd_jax.evaluation.features import cached
 from hsd_jax.evaluation.frechet import (
     Moments,
     frechet_distance,
-    frechet_interval,
     kernel_distance,
     nearest_distance,
+    resampled_frechet,
 )
 from hsd_jax.runtime import cache
 
@@ -106,14 +106,15 @@ def test_kernel_distance_is_its_definition_in_any_blocks():
     expected = plain_kernel_distance(a, b)
     for block in (2, 4, 100):
         found = kernel_distance(a, b, resamples=20, block=block)
-        assert found.mean == pytest.approx(expected, rel=1e-12)
-        assert found == pytest.approx(kernel_distance(a, b, resamples=20))
+        assert found.value == pytest.approx(expected, rel=1e-12)
+        again = kernel_distance(a, b, resamples=20)
+        np.testing.assert_allclose(found.resamples, again.resamples)
 
 
 def test_kernel_distance_is_unbiased():
     rng = np.random.default_rng(1)
     same = [
-        kernel_distance(rng.normal(size=(12, 3)), rng.normal(size=(12, 3)), resamples=1).mean
+        kernel_distance(rng.normal(size=(12, 3)), rng.normal(size=(12, 3)), resamples=1).value
         for _ in range(600)
     ]
     error = np.std(same) / len(same) ** 0.5
@@ -123,11 +124,13 @@ def test_kernel_distance_is_unbiased():
 
 def test_kernel_distance_interval():
     a, b = RNG.normal(size=(150, 4)), RNG.normal(0.8, 1, size=(120, 4))
-    value, low, high = kernel_distance(a, b)
+    found = kernel_distance(a, b)
+    value, (low, high) = found.value, found.interval
+    assert low is not None and high is not None
     assert 0 < low < value < high < 3 * value
     # It says how far other draws fall.
     others = [
-        kernel_distance(RNG.normal(size=(150, 4)), RNG.normal(0.8, 1, (120, 4)), resamples=1).mean
+        kernel_distance(RNG.normal(size=(150, 4)), RNG.normal(0.8, 1, (120, 4)), resamples=1).value
         for _ in range(60)
     ]
     assert np.std(others) == pytest.approx((high - low) / 3.92, rel=0.4)
@@ -180,12 +183,26 @@ def test_intervals_hold_the_distance_and_shrink_with_more_pairs():
     widths = []
     for n in (50, 400):
         features = rng.standard_normal((n, 4)) + 0.5
-        value, low, high = frechet_interval(features, truth, seed=1)
+        found = resampled_frechet(features, truth, seed=1)
+        value, (low, high) = found.value, found.interval
         assert value == frechet_distance(Moments.of(features), truth)
         assert low is not None and high is not None and low < value < high
-        assert frechet_interval(features, truth, seed=1) == (value, low, high)
+        assert resampled_frechet(features, truth, seed=1).interval == (low, high)
         widths.append(high - low)
     # As 1 / sqrt(n): a third.
     assert widths[1] < 0.6 * widths[0]
     many = rng.standard_normal((501, 4))
-    assert frechet_interval(many, truth)[1:] == (None, None)
+    assert resampled_frechet(many, truth).interval == (None, None)
+
+
+def test_a_difference_of_the_same_pairs_is_surer_than_its_ends():
+    rng = np.random.default_rng(0)
+    truth = Moments.of(rng.standard_normal((200, 4)))
+    first = rng.standard_normal((50, 4)) + 3
+    a, b = (resampled_frechet(x, truth) for x in (first, first + 0.1))
+    (low, high), (_, worst), (least, _) = (x.interval for x in (b - a, a, b))
+    assert low is not None and high is not None and least is not None and worst is not None
+    # Each alone is so uncertain that their intervals overlap.
+    assert 0 < low < (b - a).value == b.value - a.value < high and least < worst
+    assert (a * 1000).interval == pytest.approx([1000 * x for x in a.interval if x is not None])
+    assert (a - a).interval == (0, 0)

@@ -16,7 +16,9 @@ from hsd_jax.evaluation import features, identity, metrics, regions
 from hsd_jax.evaluation.regions import Choices
 from hsd_jax.imaging.framing import Crop
 from hsd_jax.labels import HALFBODY9 as LABELS
+from hsd_jax.models import apply
 from hsd_jax.models.parser import Parser
+from hsd_jax.models.perceptual import LPIPS
 
 SIZE = 64
 HAIR, FACE, NECK, CLOTHES = (LABELS.index(x) for x in ("hair", "face", "neck", "clothes"))
@@ -214,6 +216,28 @@ def test_inception_is_not_found_offline(monkeypatch: pytest.MonkeyPatch, tmp_pat
         features.make("vgg")
     monkeypatch.setenv(features.INCEPTION_ENV, str(tmp_path / "mine.pth"))
     assert features.find_inception() == tmp_path / "mine.pth"
+
+
+def test_a_classifier_is_named_by_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = LPIPS("alexnet")
+    x = noise(0, 2)
+    zeros = jnp.zeros(x.shape)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), zeros, zeros)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), jnp.float32), shapes)
+    weights.save_part(tmp_path, "perceptual", module, params, {}, np.float32)
+    other = features.make(f"alexnet={tmp_path}")
+    assert other.name == f"alexnet-{other.fingerprint[:8]}"
+    monkeypatch.setitem(features.CLASSIFIERS, "alexnet", other.fingerprint)
+    own = features.make(f"alexnet={tmp_path}")
+    assert features.distance_names(own) == ("FD-alexnet", "KD-alexnet")
+    last = apply(module, params, jnp.asarray(x / 127.5 - 1), method="features")[-1]
+    np.testing.assert_allclose(own(x), last.mean((1, 2)), rtol=1e-4, atol=1e-6)
+    assert own(x).shape == (2, 256)
+    with pytest.raises(ValueError, match="is alexnet, not vgg16"):
+        features.make(f"vgg16={tmp_path}")
+    with pytest.raises(ValueError, match="or vgg16=FILE or alexnet=FILE"):
+        features.make("vgg16")
 
 
 def test_faces_by_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -373,6 +373,7 @@ def _measured(
             name: _method(found, entries[name].aligned, notes[name])
             for name, found in measured.items()
         },
+        "differences": _differences(measured, options.seed),
         "per_pair": {
             "id": [pair.id for pair in state.pairs],
             **{
@@ -388,6 +389,16 @@ def _measured(
     print(report.table(content))
     print(f"wrote {options.output / 'report.json'}, report.md and report.html")
     return content
+
+
+def _differences(measured: Mapping[str, Measured], seed: int) -> dict[str, Any]:
+    """What each method's metrics lie above the first one's."""
+    (first, base), *others = measured.items()
+    rows = {
+        name: {key: asdict(value) for key, value in found.minus(base, seed).items()}
+        for name, found in others
+    }
+    return {"from": first, "methods": rows}
 
 
 def _method(measured: Measured, aligned: Alignment, note: str) -> dict[str, Any]:

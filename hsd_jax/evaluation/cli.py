@@ -78,7 +78,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     ),
     "extractors": dict(
         nargs="+", default=["hsd"], metavar="NAME[=FILE]",
-        help="hsd, inception, inception-torch-fidelity (default: hsd)",
+        help="hsd, inception, inception-torch-fidelity, vgg16=FILE, alexnet=FILE (default: hsd)",
     ),
     "groups": dict(action="store_true", help="also report by skin tone and hair length"),
     "json": dict(type=Path, metavar="FILE", help="write the metrics and versions as JSON"),

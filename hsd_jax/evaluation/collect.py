@@ -24,7 +24,8 @@ class Result:
       source: the file or folder it was read from.
       name: of the row or run.
       settings: what it was made with.
-      values: its metrics; NAME:low and NAME:high are the ends of NAME's 95 % interval.
+      values: its metrics; NAME:low and NAME:high are the ends of NAME's 95 % interval, and
+        NAME:difference is the difference from the report's first row, with ends of its own.
     """
 
     source: str
@@ -81,13 +82,21 @@ def _of_report(path: Path, content: Mapping[str, Any]) -> list[Result]:
     for name, method in content["methods"].items():
         # A row is what its settings say; another method is known by its name alone.
         own = content.get("rows", {}).get(name, {"method": name})
-        values = {}
-        for metric, value in method["metrics"].items():
-            values[metric] = value["value"]
-            if value["low"] is not None:
-                values |= {f"{metric}:{end}": value[end] for end in ("low", "high")}
+        apart = content.get("differences", {}).get("methods", {}).get(name, {})
+        values = _numbers(method["metrics"])
+        values |= _numbers({f"{metric}:difference": value for metric, value in apart.items()})
         results.append(Result(str(path), name, shared | own, values))
     return results
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Values by name, and the ends of their intervals."""
+    values = {}
+    for metric, value in metrics.items():
+        values[metric] = value["value"]
+        if value["low"] is not None:
+            values |= {f"{metric}:{end}": value[end] for end in ("low", "high")}
+    return values
 
 
 def _of_run(folder: Path) -> Result:

@@ -2,7 +2,7 @@
 
 The extractor is part of every distance's name (`distance_names`). Only the InceptionV3 weights of
 2015-12-05, checked by their checksum, give FID and KID; the embedded parser's features, which need
-no download, give FD-hsd and KD-hsd.
+no download, give FD-hsd and KD-hsd, and the classifiers of LPIPS FD-vgg16, FD-alexnet.
 """
 
 import os
@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
@@ -31,6 +32,8 @@ INCEPTION_URL = (
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 INCEPTION_ENV = "HSD_INCEPTION"
+# Fingerprints of torchvision's first weights for ImageNet, which LPIPS comes with.
+CLASSIFIERS = {"vgg16": "9fd5934ac78f75f1", "alexnet": "52f921623ac2efba"}
 
 
 class Extractor(Protocol):
@@ -155,6 +158,37 @@ def inception(
     return NetworkExtractor(name, f"{fingerprint[:16]}-{preprocessing}", network, params, batch)
 
 
+def classifier(name: str, path: str | Path, batch: int = BATCH) -> NetworkExtractor:
+    """The last convolution of ImageNet's VGG16 or AlexNet, averaged over the positions.
+
+    512 numbers (relu5_3) or 256 (relu5), as FID averages Inception's last layer; images are as
+    large as they are given. The name is that of the network if its weights are those that LPIPS
+    comes with, and has the first digits of their fingerprint otherwise.
+
+    Args:
+      name: "vgg16" or "alexnet".
+      path: a file or folder of LPIPS, or torchvision's classifier; see `convert.perceptual`.
+      batch: images at once.
+
+    Raises:
+      ValueError: no such file, or it is another network.
+    """
+    from hsd_jax.convert import from_torch
+
+    module, params = from_torch(path, "perceptual")
+    if module.backbone != name:
+        raise ValueError(f"{path} is {module.backbone}, not {name}: give {module.backbone}=FILE")
+    leaves = sorted(flatten_dict(params["net"], sep="/").items())
+    mark = cache.fingerprint(*(f for key, x in leaves for f in (key, np.asarray(x).tobytes())))
+
+    def network(params: Any, images: jax.Array) -> jax.Array:
+        x = images.astype(jnp.float32) / 127.5 - 1
+        return apply(module, params, x, method="features")[-1].mean((1, 2))
+
+    shown = name if mark == CLASSIFIERS[name] else f"{name}-{mark[:8]}"
+    return NetworkExtractor(shown, mark, network, params, batch)
+
+
 def find_inception() -> Path:
     """Finds the weights: the file named by HSD_INCEPTION, the cached file, or a download.
 
@@ -184,6 +218,8 @@ def find_inception() -> Path:
 def make(spec: str) -> NetworkExtractor:
     """Makes the extractor `hsd`, `inception`, `inception-torch-fidelity` or `NAME=FILE`.
 
+    `vgg16` and `alexnet` always need a file.
+
     Raises:
       ValueError: another name, or its weights cannot be had.
     """
@@ -193,9 +229,11 @@ def make(spec: str) -> NetworkExtractor:
     if name in ("inception", "inception-torch-fidelity"):
         kind = "pytorch-fid" if name == "inception" else "torch-fidelity"
         return inception(file or None, kind)
+    if name in CLASSIFIERS and file:
+        return classifier(name, file)
     raise ValueError(
-        f"no extractor {name!r}: use hsd, inception or inception-torch-fidelity, "
-        "with =FILE for weights of your own"
+        f"no extractor {spec!r}: use hsd, inception or inception-torch-fidelity, with =FILE for "
+        f"weights of your own, or {' or '.join(f'{known}=FILE' for known in CLASSIFIERS)}"
     )
 
 

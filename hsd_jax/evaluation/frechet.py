@@ -11,7 +11,7 @@ from functools import cached_property, reduce
 import numpy as np
 from jaxtyping import Float
 
-from hsd_jax.evaluation.metrics import Interval
+from hsd_jax.evaluation.metrics import Resampled
 
 MOST_RESAMPLED = 500
 
@@ -119,13 +119,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(0.0, shift + spread - 2 * float(cross))
 
 
-def frechet_interval(
+def resampled_frechet(
     features: Float[np.ndarray, "n d"],
     truth: Moments,
     seed: int = 0,
     resamples: int = 100,
-) -> tuple[float, float | None, float | None]:
-    """The Frechet distance of `features` to `truth`, with its 95 % bootstrap interval.
+) -> Resampled:
+    """The Frechet distance of `features` to `truth`, and those of bootstrap resamples.
 
     Images that are drawn twice make every resample's distance larger than that of all images, so
     the resamples' are moved by a constant until their mean is the distance itself. The bias of a
@@ -135,20 +135,16 @@ def frechet_interval(
       features: of the results, one row per pair.
       truth: of the real images, taken as they are.
       seed: of the resamples.
-      resamples: their number.
-
-    Returns:
-      The distance, and the ends of its interval; None for more than `MOST_RESAMPLED` rows, whose
-      resamples would take hours.
+      resamples: their number; none for more than `MOST_RESAMPLED` rows, for which they would take
+        hours.
     """
     value, n = frechet_distance(Moments.streamed(features), truth), len(features)
     if n > MOST_RESAMPLED:
-        return value, None, None
+        return Resampled(value)
     rng = np.random.default_rng(seed)
     parts = (features[rng.integers(n, size=n)] for _ in range(resamples))
     found = np.array([frechet_distance(Moments.of(part), truth) for part in parts])
-    low, high = np.percentile(found - found.mean() + value, [2.5, 97.5])
-    return value, float(low), float(high)
+    return Resampled(value, found - found.mean() + value)
 
 
 def kernel_distance(
@@ -158,13 +154,13 @@ def kernel_distance(
     seed: int = 0,
     resamples: int = 500,
     block: int = 512,
-) -> Interval:
+) -> Resampled:
     """The unbiased squared MMD of `a` and `b` under k(x, y) = (x.y / D + 1)^3.
 
     All pairs are used, in blocks of rows, rather than 100 subsets of 1,000, so that the result does
-    not depend on how subsets are drawn. It may be negative if the two sets are alike. The interval
-    is a percentile bootstrap over the images of both sets; an image that is drawn twice is not
-    paired with itself.
+    not depend on how subsets are drawn. It may be negative if the two sets are alike. Resamples
+    are of the images of both sets; an image that is drawn twice is not paired with itself. The same
+    seed, n and m give the same resamples for each method.
 
     Args:
       a, b: features, two or more each.
@@ -191,8 +187,7 @@ def kernel_distance(
         + _mean_kernel(b, b, weights_b, weights_b, block, same=True)
         - 2 * _mean_kernel(a, b, weights_a, weights_b, block, same=False)
     )
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return Interval(float(values[0]), float(low), float(high))
+    return Resampled(float(values[0]), values[1:])
 
 
 def _mean_kernel(

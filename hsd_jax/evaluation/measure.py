@@ -11,12 +11,12 @@ from jaxtyping import Float, UInt8
 from hsd_jax.evaluation.features import Extractor, cached, distance_names, kernel_scale
 from hsd_jax.evaluation.frechet import (
     Moments,
-    frechet_interval,
     kernel_distance,
     nearest_distance,
+    resampled_frechet,
 )
 from hsd_jax.evaluation.methods import Results, batches, staged_pair
-from hsd_jax.evaluation.metrics import PairMetric, Reference, bootstrap
+from hsd_jax.evaluation.metrics import PairMetric, Reference, Resampled, bootstrap
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.evaluation.regions import (
     ALIGNMENTS,
@@ -58,10 +58,28 @@ class MetricValue:
 
 @dataclass
 class Measured:
-    """The metrics of a method by name, and the values of each pair, `per_pair[name]`."""
+    """The metrics of a method by name, the values of each pair, and distances with resamples."""
 
     metrics: dict[str, MetricValue] = field(default_factory=dict)
     per_pair: dict[str, np.ndarray] = field(default_factory=dict)
+    distances: dict[str, Resampled] = field(default_factory=dict)
+
+    def minus(self, other: "Measured", seed: int = 0) -> dict[str, MetricValue]:
+        """The differences from another method's metrics, with intervals of the same pairs.
+
+        Both are resampled alike, so that what a pair does to both, which makes their own intervals
+        wide, cancels.
+        """
+        found = {}
+        for name, value in self.metrics.items():
+            if name in self.distances:
+                apart = self.distances[name] - other.distances[name]
+                ends = (apart.value, *apart.interval)
+            else:
+                values = self.per_pair[name] - other.per_pair[name]
+                ends = bootstrap(values[np.isfinite(values)], seed)
+            found[name] = MetricValue(*ends, value.higher_is_better)
+        return found
 
 
 @dataclass(frozen=True)
@@ -177,10 +195,12 @@ def _add_distances(
     seed: int,
 ) -> None:
     frechet, kernel = (region + name for name in distance_names(extractor))
-    measured.metrics[frechet] = MetricValue(*frechet_interval(own, truth_moments, seed=seed))
+    measured.distances[frechet] = resampled_frechet(own, truth_moments, seed=seed)
     scale = kernel_scale(extractor)
-    value, low, high = (scale * x for x in kernel_distance(own, truth, seed=seed))
-    measured.metrics[kernel] = MetricValue(value, low, high)
+    measured.distances[kernel] = kernel_distance(own, truth, seed=seed) * scale
+    for name in (frechet, kernel):
+        found = measured.distances[name]
+        measured.metrics[name] = MetricValue(found.value, *found.interval)
     measured.per_pair[f"{region}NN-{extractor.name}"] = nearest_distance(own, truth)
 
 

@@ -8,7 +8,7 @@ For what a swap keeps (the paper, section 4.1), SSIM and LPIPS compare the head 
 photo, moved sideways like the head, and the body region with the body photo.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -42,6 +42,29 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A value, and what it is in bootstrap resamples, float64 `[r]`; none if there are too many."""
+
+    value: float
+    resamples: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def interval(self) -> tuple[float, float] | tuple[None, None]:
+        """The ends of the 95 % percentile interval."""
+        if not self.resamples.size:
+            return None, None
+        low, high = np.percentile(self.resamples, [2.5, 97.5])
+        return float(low), float(high)
+
+    def __mul__(self, factor: float) -> "Resampled":
+        return Resampled(self.value * factor, self.resamples * factor)
+
+    def __sub__(self, other: "Resampled") -> "Resampled":
+        """The difference, resample by resample: both must be of the same draws."""
+        return Resampled(self.value - other.value, self.resamples - other.resamples)
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Interval:

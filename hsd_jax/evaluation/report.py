@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import spearmanr
 
+from hsd_jax.evaluation.measure import REGIONS
 from hsd_jax.evaluation.methods import Results, staged_pair
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.imaging import files
@@ -85,11 +88,11 @@ def inlined(image: np.ndarray) -> str:
 
 
 class Cell(NamedTuple):
-    """A metric of a method as text: its value, its interval or "", whether it is the best."""
+    """A metric of a method as text: its value, its interval or "", whether it is in bold."""
 
     value: str
     interval: str
-    best: bool
+    bold: bool
 
 
 def columns(content: Mapping[str, Any]) -> list[str]:
@@ -106,14 +109,26 @@ def best(content: Mapping[str, Any], name: str) -> float:
 
 
 def cell(content: Mapping[str, Any], method: str, name: str) -> Cell:
-    """Formats a metric of a method."""
-    places = 4 if any(part in name for part in ("SSIM", "PD-", "LPIPS", "IDs", "IoU")) else 2
+    """Formats a metric of a method; the best is bold."""
     value = content["methods"][method]["metrics"][name]
+    top = value["value"] == best(content, name) and method != "body-photo"
+    return _cell(name, value, "", top)
+
+
+def difference(content: Mapping[str, Any], method: str, name: str) -> Cell:
+    """Formats a metric's difference from the first method's; bold if its interval is without 0."""
+    value = content["differences"]["methods"][method][name]
+    low, high = value["low"], value["high"]
+    return _cell(name, value, "+", low is not None and not low <= 0 <= high)
+
+
+def _cell(name: str, value: Mapping[str, Any], sign: str, bold: bool) -> Cell:
+    places = 4 if any(part in name for part in ("SSIM", "PD-", "LPIPS", "IDs", "IoU")) else 2
+    form = f"{sign}.{places}f"
     interval = ""
     if value.get("low") is not None:
-        interval = f"[{value['low']:.{places}f}, {value['high']:.{places}f}]"
-    top = value["value"] == best(content, name) and method != "body-photo"
-    return Cell(f"{value['value']:.{places}f}", interval, top)
+        interval = f"[{value['low']:{form}}, {value['high']:{form}}]"
+    return Cell(f"{value['value']:{form}}", interval, bold)
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -122,25 +137,46 @@ def table(content: Mapping[str, Any]) -> str:
     rows = []
     for name in columns(content):
         cells = (cell(content, method, name) for method in methods)
-        rows.append([name, *(x.value + ("*" if x.best else "") for x in cells)])
+        rows.append([name, *(x.value + ("*" if x.bold else "") for x in cells)])
     return console.table(["", *methods], rows, "plain")
 
 
 def _sections(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One table for the distances to the real images, and one for what pairs keep."""
+    """Distances to the real images and what pairs keep: their values, and the differences."""
     names = columns(content)
     paired = [n for n in names if n.startswith(("head-", "body-", "IDs-"))]
     sets = [n for n in names if n not in paired]
     parts = {"Distances to the real images": sets, "Kept of head and body": paired}
+    tables = {"": (content["methods"], cell)}
+    if rows := content["differences"]["methods"]:
+        tables[f": difference from {content['differences']['from']}"] = (rows, difference)
     return [
         {
-            "title": title,
+            "title": title + what,
             "columns": part,
-            "rows": {m: [cell(content, m, name) for name in part] for m in content["methods"]},
+            "rows": {row: [make(content, row, name) for name in part] for row in rows},
         }
+        for what, (rows, make) in tables.items()
         for title, part in parts.items()
         if part
     ]
+
+
+def agreement(content: Mapping[str, Any]) -> list[str]:
+    """How alike extractors rank the methods: Spearman's correlation, a line for each region."""
+    methods = [row["metrics"] for name, row in content["methods"].items() if name != "body-photo"]
+    lines = []
+    for region in REGIONS:
+        names = [n for n in columns(content) if n.startswith((f"{region}FD-", f"{region}FID"))]
+        ranked = {name: [row[name]["value"] for row in methods] for name in names}
+        found = [
+            f"{a} and {b} {spearmanr(ranked[a], ranked[b]).statistic:.2f}"
+            for a, b in combinations(names, 2)
+            if len(methods) > 2
+        ]
+        if found:
+            lines.append(f"Rank correlation over the methods: {', '.join(found)}.")
+    return lines
 
 
 def legend(content: Mapping[str, Any]) -> list[str]:
@@ -158,6 +194,9 @@ def legend(content: Mapping[str, Any]) -> list[str]:
         "biased value. Results share heads and bodies with the real images, which makes both too "
         "small.",
         "Distances, PD and LPIPS: lower is better; SSIM and IDs: higher is better.",
+        "Differences are of the same pairs, resampled alike, and bold where their interval is "
+        "without 0; of many, one in twenty is so by chance.",
+        *agreement(content),
     ]
     choices = ", ".join(f"{name} {value}" for name, value in content["choices"].items())
     return [*lines, f"Choices: {choices}.", *content.get("remarks", ())]
