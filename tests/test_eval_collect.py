@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import chromium, window
 
 from hsd_jax import cli
 from hsd_jax.evaluation import collect
@@ -129,6 +130,60 @@ def test_a_blind_sheet_is_seeded_and_says_not_whose_is_whose(folders, tmp_path, 
         votes.write_text(f"sheet,pair,choice\n{line}\n")
         assert cli.main(count) == 2
         assert what in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
+def test_choices_in_a_browser_become_votes(folders, tmp_path, capsys, width, height):
+    page_path = tmp_path / "page.html"
+    blind = ["--blind", *map(str, folders)]
+    assert cli.main(["eval", "sheet", *blind, "-o", str(page_path)]) == 0
+    with chromium() as browser:
+        page = window(browser, width, height)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(page_path.as_uri())
+
+        def place() -> str:
+            page.wait_for_timeout(300)  # a second choice at once is taken for a double click
+            return page.locator("#place").inner_text()
+
+        assert place() == "pair 1 of 5; 0 chosen" and page.locator("#save").is_disabled()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        assert place() == "pair 2 of 5; 1 chosen"
+        page.locator("#choose-right").click()
+        assert place() == "pair 3 of 5; 2 chosen"
+        page.keyboard.press("ArrowDown")
+        assert place() == "pair 4 of 5; 3 chosen"
+        page.keyboard.press("Backspace")
+        assert place() == "pair 3 of 5; 3 chosen"
+        assert page.locator("#choose-same").get_attribute("aria-pressed") == "true"
+        page.locator("#left").click()  # an image, instead of the choice before
+        page.reload()
+        assert place() == "pair 4 of 5; 3 chosen"
+        page.keyboard.press("Alt+ArrowLeft")  # the browser's
+        for _ in range(2):
+            place()
+            page.keyboard.press("ArrowRight")
+        assert place() == "pair 5 of 5; 5 chosen: please save them"
+        # The images and all buttons fit the window.
+        box = page.locator("#save").bounding_box()
+        assert box["y"] + box["height"] <= height
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        with page.expect_download() as download:
+            page.locator("#save").click()
+        assert download.value.suggested_filename == "choices.csv"
+        download.value.save_as(tmp_path / "choices.csv")
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.locator("#clear").click()
+        assert place() == "pair 1 of 5; 0 chosen"
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    made = [row["choice"] for row in table(tmp_path / "choices.csv")]
+    assert made == ["left", "right", "left", "right", "right"]
+    count = ["eval", "votes", str(tmp_path / "choices.csv"), str(page_path.with_suffix(".key.csv"))]
+    assert cli.main(count) == 0
+    assert "5 choices: 0 same, 5 prefer one" in capsys.readouterr().out
 
 
 def test_a_sheet_needs_data_or_two_folders(folders, tmp_path, capsys):

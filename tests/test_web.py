@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import chromium, window
 from PIL import Image
 from tiny import write_weights
 
@@ -391,11 +392,8 @@ def draw(page: Any, phone: bool) -> None:
         session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": touches})
 
 
-def started(chromium: Any, url: str, width: int, height: int) -> Any:
-    """The page with both photos, in a window of this size; a small one is a phone's."""
-    phone = width < 500
-    size = {"width": width, "height": height}
-    page = chromium.new_context(viewport=size, has_touch=phone, is_mobile=phone).new_page()
+def started(page: Any, url: str) -> Any:
+    """The page with both photos."""
     page.set_default_timeout(300_000)
     page.goto(url)
     page.locator("input").nth(0).fill(ACCOUNT[0])
@@ -432,13 +430,8 @@ def downloaded(page: Any, path: Path) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
 def test_a_swap_through_the_page(url, tmp_path, width, height):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if browser is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as program:
-        chromium = program.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = started(chromium, url, width, height)
+    with chromium() as browser:
+        page = started(window(browser, width, height), url)
         elsewhere: list[str] = []
         page.on("request", lambda request: elsewhere.append(request.url))
         plain = downloaded(page, tmp_path / "plain.png")
@@ -453,7 +446,6 @@ def test_a_swap_through_the_page(url, tmp_path, width, height):
         page.wait_for_timeout(1000)
         drawn = downloaded(page, tmp_path / "drawn.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        chromium.close()
     with Image.open(find_photos()[1]) as body:
         assert plain.shape == drawn.shape == (body.height, body.width, 3)
     assert (plain != drawn).any()
