@@ -109,39 +109,41 @@ def _run(unknown: list[str]) -> None:
     # After the flags: a typo answers at once.
     workdir = Path(_WORKDIR.value or "")
     if _SWEEP.value:
-        _sweep(_SWEEP.value, workdir)
+        _train(_sweep(_SWEEP.value, workdir))
         return
     config = _CONFIG.value.to_dict()
     if _PLAN.value:
         _plan(config, _PLAN.value)
     else:
-        _train(config, workdir)
+        _train({workdir: config})
 
 
-def _sweep(sweep: str, workdir: Path) -> None:
+def _sweep(sweep: str, workdir: Path) -> dict[Path, dict]:
+    """The config of each of its folders."""
     if _PLAN.value or _EXPORT.value:
         raise ValueError("--sweep trains: leave out --plan and --export")
     from hsd_jax.training.sweep import variants
 
-    for index, config in variants(_CONFIG.value, sweep).items():
-        if not _train(config, workdir / str(index)):
-            return
+    made = variants(_CONFIG.value, sweep)
+    return {workdir / str(index): config for index, config in made.items()}
 
 
-def _train(config: dict, workdir: Path) -> bool:
-    """Whether the run is complete: not if SIGTERM ended it, which ends a sweep, too."""
+def _train(configs: dict[Path, dict]) -> None:
+    """Trains one after another; SIGTERM, which ends one before its last step, ends all."""
     from hsd_jax.training import loop, processes
 
     processes.join()
-    extra = {}
-    if config.get("eval_metrics") and not _EXPORT.value:
-        # The loop knows nothing of the benchmark; this entry knows both.
-        from hsd_jax.evaluation import during_training
+    with processes.together():  # joined once and left once, however many follow each other
+        for workdir, config in configs.items():
+            extra = {}
+            if config.get("eval_metrics") and not _EXPORT.value:
+                # The loop knows nothing of the benchmark; this entry knows both.
+                from hsd_jax.evaluation import during_training
 
-        extra = during_training.resolve({**loop.DEFAULTS, **config})
-    with processes.together():
-        state = loop.train(config, workdir, _EXPORT.value, extra)
-    return state is None or int(state.step) == config["steps"]
+                extra = during_training.resolve({**loop.DEFAULTS, **config})
+            state = loop.train(config, workdir, _EXPORT.value, extra)
+            if state is not None and int(state.step) != config["steps"]:
+                return
 
 
 def _plan(config: dict, topology: str) -> None:

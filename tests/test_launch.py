@@ -109,8 +109,8 @@ def test_jobset():
     assert math.prod(map(int, shape.split("x"))) == chips * job["parallelism"]
     assert container["command"] == ["python", "-m", "hsd_jax.train"]
     flags = [argument.split("=")[0] for argument in container["args"]]
-    assert flags == ["--config", "--config.data.dir", "--workdir"]
+    assert flags == ["--config", "--sweep", "--config.data.dir", "--workdir"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-    assert set(re.findall(r"\$\{(\w+)\}", text)) == {"IMAGE", "CONFIG", "BUCKET"}
+    assert set(re.findall(r"\$\{(\w+)\}", text)) == {"IMAGE", "CONFIG", "SWEEP", "RUN", "BUCKET"}
     assert pod["restartPolicy"] == "Never" and job["backoffLimit"] == 0  # JobSet restarts all
