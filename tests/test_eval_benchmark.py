@@ -75,6 +75,12 @@ class _Extractor:
         return np.concatenate([x.mean((1, 2)), x.std((1, 2))], -1)
 
 
+def _named(name: str) -> _Extractor:
+    found = _Extractor()
+    found.name = name
+    return found
+
+
 class _Sampler:
     """Paints pairs white (pixels) or black (latents), and counts."""
 
@@ -512,6 +518,11 @@ def test_severity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert lines[4].endswith(" (1.000)   grows")  # of all cut and pasted, the ratio's scale
     # Colours and their deviation tell noise; heads on a white canvas have other colours.
     assert lines[2].endswith("   grows") and lines[4].endswith("   grows")
+    monkeypatch.setattr(features, "make", lambda spec: _named(spec))
+    both = ["eval", "severity", "--data", "unread", "--extractors", "one", "two"]
+    assert cli.main(both) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "rank correlation over the 16 sets: one and two 1.00"
     assert severity.grows([1, 2, 3]) and not severity.grows([1, 1, 3])
 
 

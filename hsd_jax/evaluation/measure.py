@@ -74,11 +74,11 @@ class Measured:
         for name, value in self.metrics.items():
             if name in self.distances:
                 apart = self.distances[name] - other.distances[name]
-                ends = (apart.value, *apart.interval)
+                middle, (low, high) = apart.value, apart.interval
             else:
                 values = self.per_pair[name] - other.per_pair[name]
-                ends = bootstrap(values[np.isfinite(values)], seed)
-            found[name] = MetricValue(*ends, value.higher_is_better)
+                middle, low, high = bootstrap(values[np.isfinite(values)], seed)
+            found[name] = MetricValue(middle, low, high, value.higher_is_better)
         return found
 
 

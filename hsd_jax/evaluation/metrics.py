@@ -8,8 +8,10 @@ For what a swap keeps (the paper, section 4.1), SSIM and LPIPS compare the head 
 photo, moved sideways like the head, and the body region with the body photo.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -81,6 +83,16 @@ def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Inter
     chosen = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
     low, high = np.percentile(values[chosen].mean(1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def rank_correlations(values: Mapping[str, Sequence[float]]) -> str:
+    """How alike metrics rank the same things: Spearman's correlation of each two, as text."""
+    from scipy.stats import spearmanr  # half a second, which trainings need not wait
+
+    return ", ".join(
+        f"{a} and {b} {spearmanr(values[a], values[b])[0]:.2f}"
+        for a, b in combinations(values, 2)
+    )
 
 
 def fill_hole(result: OneImage, truth: OneImage, hole: OneMask) -> OneImage:

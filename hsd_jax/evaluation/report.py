@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.stats import spearmanr
 
 from hsd_jax.evaluation.measure import REGIONS
 from hsd_jax.evaluation.methods import Results, staged_pair
+from hsd_jax.evaluation.metrics import rank_correlations
 from hsd_jax.evaluation.pairs import Pairing, People
 from hsd_jax.imaging import files
 from hsd_jax.runtime import console
@@ -168,14 +167,9 @@ def agreement(content: Mapping[str, Any]) -> list[str]:
     lines = []
     for region in REGIONS:
         names = [n for n in columns(content) if n.startswith((f"{region}FD-", f"{region}FID"))]
-        ranked = {name: [row[name]["value"] for row in methods] for name in names}
-        found = [
-            f"{a} and {b} {spearmanr(ranked[a], ranked[b]).statistic:.2f}"
-            for a, b in combinations(names, 2)
-            if len(methods) > 2
-        ]
-        if found:
-            lines.append(f"Rank correlation over the methods: {', '.join(found)}.")
+        values = {name: [row[name]["value"] for row in methods] for name in names}
+        if len(names) > 1 and len(methods) > 2:
+            lines.append(f"Rank correlation over the methods: {rank_correlations(values)}.")
     return lines
 
 

@@ -19,6 +19,7 @@ from hsd_jax.evaluation.baselines import cut_and_paste, paste
 from hsd_jax.evaluation.features import Extractor, distance_names
 from hsd_jax.evaluation.frechet import Moments, frechet_distance
 from hsd_jax.evaluation.methods import batches
+from hsd_jax.evaluation.metrics import rank_correlations
 from hsd_jax.evaluation.pairs import People, another, usable
 from hsd_jax.evaluation.regions import stage
 from hsd_jax.runtime.console import Progress
@@ -133,4 +134,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             cells = (f"{at:g}: {value:.3f} ({value / scale:.3f})" for at, value in values)
             word = "grows" if grows([value for _, value in values]) else "does NOT grow strictly"
             print(f"{name:14} {'   '.join(cells)}   {word}")
+    if len(found) > 1:
+        ranked = {
+            name: [value for row in rows.values() for _, value in row]
+            for name, rows in found.items()
+        }
+        sets = len(next(iter(ranked.values())))
+        print(f"rank correlation over the {sets} sets: {rank_correlations(ranked)}")
     return found
