@@ -35,5 +35,5 @@ class Recent(Generic[T]):
 
 def digest(array: np.ndarray) -> Any:
     """What tells arrays apart: shape, type and SHA-256 of the values (25 ms for 13 megapixels)."""
-    values = np.ascontiguousarray(array)
-    return array.shape, str(array.dtype), hashlib.sha256(memoryview(values).cast("B")).digest()
+    values = np.ascontiguousarray(array).data
+    return array.shape, str(array.dtype), hashlib.sha256(values).digest()
