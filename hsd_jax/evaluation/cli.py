@@ -191,6 +191,12 @@ def _london(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, metavar="DIR", help="keep the results here")
 
 
+def _flicker(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("head", type=Path, metavar="HEAD", help="a photo of the head")
+    add("body", type=Path, metavar="BODY", help="a photo of the body, of which frames are made")
+
+
 def _faces(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--faces", type=Path, required=True, metavar="DIR", help="photos that show a face each")
@@ -257,6 +263,10 @@ _COMMANDS: dict[str, tuple[str, str, str, Callable[[argparse.ArgumentParser], No
     "london": (
         "portraits.run", "swap portraits whose result is nearly known: neck, hair, strays",
         "weights data count", _london,
+    ),
+    "flicker": (
+        "flicker.run", "how much results flicker between frames (8 or --count) of a video",
+        "weights count", _flicker,
     ),
     "identity": (
         "identity.run",

@@ -1,6 +1,4 @@
-"""Measures how much results flicker from frame to frame.
-
-    python -m hsd_jax.evaluation.flicker HEAD BODY
+"""`hsd eval flicker HEAD BODY`: how much results flicker from frame to frame.
 
 The frames are BODY, moved and enlarged by parts of a pixel, with the noise of a camera: what moves
 is known, and so all that is left between two results that were moved back is noise or flicker.
@@ -8,7 +6,6 @@ is known, and so all that is left between two results that were moved back is no
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +18,7 @@ from hsd_jax.swap import HeadSwapper
 
 _STEP, _ZOOM = np.array([0.3, 0.7]), 0.002  # rows and columns, and growth, from frame to frame
 _NOISE = 2.0  # standard deviation, of 255
+_FRAMES = 8
 _EDGE = 3  # pixels inside a region's edge, where frames that were moved back mix
 
 
@@ -104,26 +102,21 @@ def measure(
     return flicker(frames, results, masks)
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description="How much results flicker from frame to frame.")
-    parser.add_argument("head", type=Path)
-    parser.add_argument("body", type=Path)
-    parser.add_argument("--frames", type=int, default=8)
-    args = parser.parse_args()
-    swapper, head = HeadSwapper.from_pretrained(), open_photo(args.head)
+def run(options: argparse.Namespace) -> None:
+    """`hsd eval flicker`.
+
+    Raises:
+      ValueError: a photo cannot be read or shows no face.
+    """
+    swapper, head = HeadSwapper.from_pretrained(options.weights), open_photo(options.head)
 
     def swap(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         result = swapper(head, frame, skin_tone="keep", light="keep")
         return result.image, result.mask
 
-    found = measure(swap, open_photo(args.body), args.frames)
+    found = measure(swap, open_photo(options.body), options.count or _FRAMES)
     rows = [
         (name, *(f"{value:.2f}" for value in (*values, values.ratio)))
         for name, values in found.items()
     ]
     print(table(("where", "results", "frames", "ratio"), rows))
-
-
-if __name__ == "__main__":
-    main()
