@@ -25,7 +25,7 @@ from hsd_jax.swapping.mixing import (
 from hsd_jax.swapping.spec import UNIT, Finish, SwapSpec
 
 # In pixels at 256: how far stray hair extends around an old head, and how wrong the edges of masks
-# may be. docs/finish.md measures them on validation images.
+# may be. docs/finish.md measures them.
 _OLD_HEAD_MARGIN = 7
 _OLD_EDGE = 3  # the same, where strands are looked for in the image itself (`finish.old_hair`)
 _CHANGED_MARGIN = 3
