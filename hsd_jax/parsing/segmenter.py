@@ -13,6 +13,7 @@ from hsd_jax.models.forms import natively
 from hsd_jax.parsing.complexion import by_complexion
 from hsd_jax.parsing.guided_filter import guided_filter
 from hsd_jax.runtime.programs import Program
+from hsd_jax.runtime.recent import Recent, digest
 from hsd_jax.weights import Loaded
 
 
@@ -67,7 +68,7 @@ class Segmenter:
         self._far = _program("parser-enlarged", enlarged_mean, facts)
         self._refined = _program("refined", refined)
         self._balanced = _program("balanced", balanced, facts)
-        self._last: tuple[np.ndarray, Any] | None = None
+        self._means: Recent[Any] = Recent(1)  # both methods are often called with one image
 
     def programs(self) -> list[tuple[Program, tuple[Any, ...]]]:
         """Each program with the shapes of its usual arguments, in order of use."""
@@ -96,11 +97,7 @@ class Segmenter:
         return by_complexion(image, found, self.labels, self._complexion)
 
     def _mean(self, images: np.ndarray) -> Any:
-        """The network's mean; cached, since both methods are often called with one image."""
-        last = self._last
-        if last is None or not np.array_equal(last[0], images):
-            self._last = last = images, self._near(self._params, images)
-        return last[1]
+        return self._means.get(digest(images), lambda: self._near(self._params, images))
 
 
 def _program(name: str, function: Any, facts: Any = ()) -> Program:
